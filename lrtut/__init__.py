@@ -1,0 +1,29 @@
+"""The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
+
+from lrtut.alttext import alt_text
+from lrtut.data import Digits, batches, load_mnist, normalise
+from lrtut.models import mlp, small_cnn
+from lrtut.plotting import plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
+from lrtut.sweep import Run, sweep
+from lrtut.training import History, evaluate, train
+
+__all__ = [
+    "Digits",
+    "History",
+    "Run",
+    "alt_text",
+    "batches",
+    "evaluate",
+    "load_mnist",
+    "mlp",
+    "normalise",
+    "plot_images",
+    "plot_loss",
+    "plot_lr",
+    "plot_paths",
+    "plot_sweep",
+    "small_cnn",
+    "subplots",
+    "sweep",
+    "train",
+]

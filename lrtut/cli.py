@@ -1,0 +1,156 @@
+"""`lrtut list`, `lrtut run`, `lrtut lab`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NOTEBOOK_SIDE = "uv sync (or: pip install jupyterlab nbclient nbconvert psutil)"
+
+
+class UserError(Exception):
+    """Something that the user can mend: printed without a traceback, exit status 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out."""
+    parser = argparse.ArgumentParser(prog="lrtut", description="A course on the learning rate in PyTorch.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list the lessons")
+    run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
+    run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
+    run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
+    lab = commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "lab":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        if arguments.command == "list":
+            return list_lessons()
+        if arguments.command == "run":
+            return run_lessons(arguments.lessons, arguments.jobs)
+        return open_lab(rest)
+    except UserError as error:
+        print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def list_lessons() -> int:
+    """Print each lesson's number, title and length."""
+    import nbformat
+
+    for path in find_lessons(find_checkout()):
+        head = nbformat.read(path, as_version=4).cells[0].source
+        title = re.search(r"^# (.+)$", head, re.M)
+        minutes = re.search(r"\*\*Time:\*\* ([^\n]+)", head)
+        learn = re.findall(r"^- (.+)$", head, re.M)
+        print(f"{path.stem[:2]}  {title[1] if title else path.stem}" + (f"  ({minutes[1]})" if minutes else ""))
+        for line in learn:
+            print(f"      - {line}")
+    return 0
+
+
+def run_lessons(numbers: Sequence[str], jobs: int) -> int:
+    """Execute lessons, print the table, return 1 if one failed."""
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
+    root = find_checkout()
+    lessons = choose(find_lessons(root), numbers)
+    try:
+        from lrtut import execution
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; install the notebook side: {NOTEBOOK_SIDE}") from None
+    from lrtut.data import DataError
+
+    try:
+        outcomes = execution.execute_all(lessons, root / "build" / "course", jobs)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    print(execution.table(outcomes))
+    print(f"\nExecuted notebooks and HTML: {root / 'build' / 'course'}")
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def open_lab(options: Sequence[str]) -> int:
+    """Start JupyterLab on the lessons, until it is stopped."""
+    root = find_checkout()
+    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *lab_options(), *options]
+    try:
+        import jupyterlab  # noqa: F401
+    except ImportError:
+        raise UserError(f"jupyterlab is missing; install the notebook side: {NOTEBOOK_SIDE}") from None
+    try:
+        return subprocess.run(command).returncode
+    except KeyboardInterrupt:  # Ctrl-C is how one leaves JupyterLab
+        return 0
+
+
+def lab_options() -> list[str]:
+    """What JupyterLab must be told as root and in a container; each option is announced."""
+    options = []
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        print("lrtut lab: you are root, so JupyterLab is started with --allow-root (it refuses otherwise).")
+        options.append("--allow-root")
+    if in_container():
+        print(
+            "lrtut lab: in a container, so no browser is opened and JupyterLab listens on all of the container's "
+            "addresses; publish its port (docker run -p 8888:8888) and open the link with the token below."
+        )
+        options += ["--no-browser", "--ip=0.0.0.0"]
+    return options
+
+
+def in_container() -> bool:
+    """True in a Docker or Podman container."""
+    return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+
+
+def repository() -> str:
+    """The repository's address, as pyproject.toml gives it."""
+    urls = importlib.metadata.metadata("lrtut").get_all("Project-URL") or []
+    return next(url.split(", ", 1)[1] for url in urls if url.startswith("Repository, "))
+
+
+def find_checkout() -> Path:
+    """The checkout around the working folder, else the one that lrtut was installed from.
+
+    Raises:
+        UserError: there is none; says where to get the notebooks.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        if (folder / "notebooks").is_dir() and (folder / "lrtut" / "cli.py").is_file():
+            return folder
+    raise UserError(
+        f"no lessons here: the notebooks are in the repository, not in the package. Get them with\n"
+        f"  git clone {repository()}\nand call lrtut in that folder."
+    )
+
+
+def find_lessons(root: Path) -> list[Path]:
+    """The lessons' notebooks in order: notebooks/01_….ipynb to NN_….ipynb."""
+    return sorted(path for path in (root / "notebooks").glob("*.ipynb") if re.match(r"\d\d_", path.name))
+
+
+def choose(lessons: Sequence[Path], numbers: Sequence[str]) -> list[Path]:
+    """The lessons with these numbers (`1` means `01`), in the course's order; all for none.
+
+    Raises:
+        UserError: a number that no lesson has.
+    """
+    known = {path.name[:2]: path for path in lessons}
+    wanted = {number.zfill(2) for number in numbers}
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        raise UserError(f"no lesson {', '.join(unknown)}: there are {', '.join(known)}.")
+    return [path for number, path in known.items() if not wanted or number in wanted]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Execute notebooks on fresh kernels: a thin layer over nbclient and nbconvert."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from tqdm.auto import tqdm
+
+from lrtut.data import resolve_root
+
+CELL_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one notebook went: seconds, the kernel's peak memory in bytes, and the failing cell with its error or ""."""
+
+    name: str
+    seconds: float
+    peak_memory: int
+    error: str
+
+
+def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[Outcome]:
+    """Execute notebooks, `jobs` at once, and write each as .ipynb and .html into `folder`.
+
+    The data are looked for (and downloaded) once, here; every kernel computes with one torch thread, because the
+    number of threads changes the last bits of a sum.
+
+    Raises:
+        DataError: LRTUT_DATA names a folder that cannot be used.
+    """
+    os.environ.update(kernel_environment())
+    folder.mkdir(parents=True, exist_ok=True)
+    documents = [nbformat.read(path, as_version=4) for path in notebooks]
+    cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
+    running: set[int] = set()  # the kernels' process ids
+    with tqdm(total=cells, unit="cell", desc="lrtut run") as bar:
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            tasks = [
+                pool.submit(_execute, path, document, folder, bar, running)
+                for path, document in zip(notebooks, documents, strict=True)
+            ]
+            return [task.result() for task in tasks]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for pid in list(running):  # nbclient sees its kernel dead and returns
+                if psutil.pid_exists(pid):
+                    psutil.Process(pid).kill()
+            raise
+        finally:
+            pool.shutdown()
+
+
+def kernel_environment() -> dict[str, str]:
+    """Environment variables for kernels: one thread each, and the data that were found.
+
+    Raises:
+        DataError: LRTUT_DATA names a folder that cannot be used.
+    """
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    # A kernel's debugger warns on stderr about frozen modules; a lesson needs no debugger.
+    return threads | {"LRTUT_DATA": resolve_root(), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes as a text table: lesson, seconds, peak memory, ok or the error."""
+    width = max([len("lesson"), *(len(o.name) for o in outcomes)])
+    lines = [f"{'lesson':<{width}}  seconds  peak MB  result"]
+    for o in outcomes:
+        lines.append(f"{o.name:<{width}}  {o.seconds:7.1f}  {o.peak_memory / 1e6:7.0f}  {o.error or 'ok'}")
+    return "\n".join(lines)
+
+
+def _execute(path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqdm, running: set[int]) -> Outcome:
+    peak, pid, current = 0, 0, 0
+
+    def before(cell, cell_index):
+        nonlocal pid, current
+        current = cell_index
+        if not pid:
+            pid = client.km.provisioner.pid
+            running.add(pid)
+
+    def after(cell, cell_index, **_):
+        nonlocal peak
+        peak = max(peak, _peak_memory(pid))
+        bar.update()
+
+    client = NotebookClient(
+        document,
+        timeout=CELL_TIMEOUT_S,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_execute=before,
+        on_cell_executed=after,
+    )
+    start, error = time.perf_counter(), ""
+    try:
+        client.execute()
+    except CellExecutionError as failure:
+        value = failure.evalue.strip().splitlines()
+        error = f"cell {current}: {failure.ename}: {value[0] if value else ''}"
+    except (CellTimeoutError, DeadKernelError) as failure:
+        error = f"cell {current}: {type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
+    finally:
+        running.discard(pid)
+    seconds = time.perf_counter() - start
+    page, _ = HTMLExporter().from_notebook_node(document)
+    _write(folder / path.name, nbformat.writes(document))
+    _write((folder / path.name).with_suffix(".html"), page)
+    return Outcome(path.stem, seconds, peak, error)
+
+
+def _peak_memory(pid: int) -> int:
+    """The process's largest resident set so far in bytes; where the system keeps no such record, its present one."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        memory = psutil.Process(pid).memory_info()
+    except psutil.NoSuchProcess:
+        return 0
+    return getattr(memory, "peak_wset", memory.rss)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write in one rename, so that an interrupt leaves no half file."""
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,224 @@
+"""The course's figures. A curve's colour is its learning rate: small is dark, large is bright.
+
+Every function takes `ax=None`, returns the Axes, and never shows anything by itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lrtut.alttext import alt_text
+from lrtut.sweep import Run
+from lrtut.training import History
+
+_styled = plt.style.context("lrtut.style")  # a decorator: style.mplstyle holds while the function runs
+_MARKERS = "osD^vP*X"
+_LINES = ["-", "--", "-.", ":"]
+
+
+class CourseFigure(Figure):
+    """A Figure that shows itself as HTML with alt text.
+
+    JupyterLab and nbconvert drop the alt text of a bare PNG, and prefer HTML where there is both. A method of the
+    class, unlike a registered formatter, survives pyplot's set-up of its inline backend.
+    """
+
+    @_styled
+    def _repr_html_(self) -> str:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        data = base64.b64encode(picture.getvalue()).decode()
+        alt = alt_text(self).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        width = round(self.get_figwidth() * 100)
+        return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
+
+
+@_styled
+def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
+    """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels."""
+    size = {1: (7, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
+    kwargs.setdefault("figsize", (size[0], size[1] * nrows))
+    return plt.subplots(nrows, ncols, FigureClass=CourseFigure, **kwargs)
+
+
+def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
+    """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest."""
+    positive = sorted({lr for lr in lrs if lr > 0})
+    low, high = (math.log(positive[0]), math.log(positive[-1])) if positive else (0.0, 0.0)
+    cmap = plt.get_cmap("viridis")
+
+    def color(lr: float) -> tuple:
+        if lr <= 0 or high == low:
+            return cmap(0.0 if lr <= 0 else 0.35)
+        return cmap(0.88 * (math.log(lr) - low) / (high - low))  # the brightest tenth is lost on white
+
+    return {lr: color(lr) for lr in lrs}
+
+
+@_styled
+def plot_paths(
+    paths: Mapping[float, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
+) -> Axes:
+    """Draw one path a learning rate: `paths[lr]` is a sequence of values, one a step."""
+    ax = _axes(ax)
+    for i, (lr, color) in enumerate(lr_colors(list(paths)).items()):
+        ax.plot(paths[lr], color=color, marker=_MARKERS[i % len(_MARKERS)], ls=_LINES[i % 4], label=_label(lr))
+    return _finish(ax, xlabel, ylabel, title)
+
+
+@_styled
+def plot_loss(
+    histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None
+) -> Axes:
+    """Draw the training loss at each step, log scale.
+
+    Args:
+        histories: one History, or a mapping from learning rate (or a name) to History.
+        window: draw the mean of so many steps instead of each step.
+    """
+    ax = _axes(ax)
+    histories = {"": histories} if isinstance(histories, History) else histories
+    for i, (key, color) in enumerate(_colors(histories).items()):
+        loss = np.asarray(histories[key].loss, float)
+        kept = loss[: len(loss) // window * window] if len(loss) >= window else loss
+        mean = kept.reshape(-1, window).mean(1) if len(loss) >= window else kept
+        steps = (np.arange(len(mean)) + 0.5) * window - 0.5
+        label = _label(key) + (", diverged" if histories[key].diverged else "")
+        finite = np.isfinite(mean)
+        ax.plot(steps[finite], mean[finite], color=color, ls=_LINES[i % 4], lw=1.5, label=label)
+        if histories[key].diverged and finite.any():
+            ax.plot(steps[finite][-1], mean[finite][-1], color=color, marker="X", ms=9, ls="none")
+    ax.set_yscale("log")
+    what = "training loss" if window == 1 else f"training loss, mean of {window} steps"
+    return _finish(ax, "step", what, title)
+
+
+@_styled
+def plot_lr(lrs: Any, *, steps_per_epoch: int | None = None, title: str = "PyTorch Learning Rate", ax: Axes = None) -> Axes:
+    """Draw the learning rate at each step.
+
+    Args:
+        lrs: a History, an array `[steps]` or `[steps, groups]`, or a mapping from names to any of these.
+        steps_per_epoch: if given, the x axis counts epochs.
+    """
+    ax = _axes(ax)
+    curves = lrs if isinstance(lrs, Mapping) else {"": lrs}
+    names = {}
+    for key, value in curves.items():
+        rates = np.asarray(value.lrs if isinstance(value, History) else value, float)
+        rates = rates[:, None] if rates.ndim == 1 else rates
+        for g in range(rates.shape[1]):
+            group = f"group {g}" if rates.shape[1] > 1 else ""
+            names[" ".join(filter(None, [_label(key), group]))] = rates[:, g]
+    palette = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, max(len(names), 2)))
+    every = [rates for rates in names.values()]
+    for i, (name, rates) in enumerate(names.items()):
+        x = np.arange(len(rates)) / (steps_per_epoch or 1)
+        ax.plot(x, rates, color=palette[i], ls=_LINES[i % 4], drawstyle="steps-post", label=name)
+    values = np.concatenate(every)
+    positive = values[values > 0]
+    if len(positive) == len(values) and positive.max() / positive.min() > 20:
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(bottom=min(0, values.min()))
+    return _finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title)
+
+
+def final_loss(result: Any) -> float:
+    """A run's score: a number as it is; of a History the last validation loss, else its last training loss.
+
+    NaN for a run that diverged.
+    """
+    if not isinstance(result, History):
+        return float(result)
+    if result.diverged:
+        return math.nan
+    return (result.val_loss or result.loss)[-1]
+
+
+@_styled
+def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", title: str = "", ax: Axes = None) -> Axes:
+    """Draw the final loss against the learning rate: a dot a run, the median as a line, a band from least to most.
+
+    A rate at which some run diverged or failed is marked by a cross on the upper edge, with how many did.
+
+    Args:
+        runs: what `sweep` returned; each result is a History or a number (see `final_loss`).
+    """
+    ax = _axes(ax)
+    lrs = sorted({run.lr for run in runs})
+    colors = lr_colors(lrs)
+    losses = {lr: [final_loss(r.result) if r.error is None else math.nan for r in runs if r.lr == lr] for lr in lrs}
+    finite = {lr: [v for v in values if math.isfinite(v)] for lr, values in losses.items()}
+    whole = [lr for lr in lrs if finite[lr]]
+    if whole:
+        ax.fill_between(whole, *([f(finite[lr]) for lr in whole] for f in (min, max)), color="0.88", label="range over seeds")
+        ax.plot(whole, [np.median(finite[lr]) for lr in whole], color="0.35", lw=1.2, label="median")
+    for lr in whole:
+        ax.plot([lr] * len(finite[lr]), finite[lr], color=colors[lr], marker="o", ls="none")
+    lost = {lr: len(losses[lr]) - len(finite[lr]) for lr in lrs if len(losses[lr]) > len(finite[lr])}
+    if lost:
+        edge = ax.get_xaxis_transform()  # x in data, y from 0 to 1: at the upper edge whatever the losses
+        for i, (lr, count) in enumerate(lost.items()):
+            label = "diverged (runs)" if i == 0 else None
+            ax.plot(lr, 0.97, marker="X", ms=9, ls="none", color="#b2182b", transform=edge, label=label)
+            ax.annotate(str(count), (lr, 0.97), (0, -16), xycoords=edge, textcoords="offset points", ha="center")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    return _finish(ax, "learning rate", ylabel, title)
+
+
+@_styled
+def plot_images(x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None) -> Axes:
+    """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them."""
+    ax = _axes(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
+    images = x[:, 0].detach().cpu().numpy()
+    n, height, width = images.shape
+    rows, top = math.ceil(n / columns), 8  # pixels above an image, for its label
+    grid = np.full((rows * (height + top), columns * width), images.min(), dtype=images.dtype)
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        grid[row * (height + top) + top : (row + 1) * (height + top), column * width : (column + 1) * width] = image
+        if y is not None:
+            ax.text((column + 0.5) * width, row * (height + top) + top / 2, str(int(y[i])), ha="center", va="center")
+    ax.imshow(grid, cmap="gray_r", interpolation="nearest")
+    ax.set_axis_off()
+    labels = "" if y is None else f", labelled {', '.join(str(int(v)) for v in y)}"
+    ax.set_label(f"{n} images of {height} × {width} pixels{labels}")
+    return ax
+
+
+def _axes(ax: Axes | None, **kwargs) -> Axes:
+    return ax if ax is not None else subplots(**kwargs)[1]
+
+
+def _colors(curves: Mapping[Any, Any]) -> dict[Any, tuple]:
+    """By learning rate where the keys are numbers; evenly spread for names."""
+    if all(isinstance(key, int | float) for key in curves):
+        return lr_colors(list(curves))
+    return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(curves))), strict=True))
+
+
+def _label(key: Any) -> str:
+    return f"{key:g}" if isinstance(key, int | float) else str(key)
+
+
+def _finish(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if title:
+        ax.set_title(title)
+    labels = [label for label in ax.get_legend_handles_labels()[1] if label]
+    if labels:
+        numbers = all(label.split(",")[0].replace("e-", "").replace(".", "").isdigit() for label in labels)
+        ax.legend(title="learning rate" if numbers else None)
+    return ax

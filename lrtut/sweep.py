@@ -1,0 +1,118 @@
+"""The same training at many learning rates and seeds."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep: `result` is what `run(lr, seed)` returned, or None, and then `error` is what it raised."""
+
+    lr: float
+    seed: int
+    result: Any = None
+    error: BaseException | None = None
+
+
+def sweep(
+    run: Callable[[float, int], Any],
+    lrs: Iterable[float],
+    seeds: Iterable[int] = (0,),
+    executor: Executor | None = None,
+    *,
+    progress: bool = True,
+) -> list[Run]:
+    """Call `run(lr, seed)` for each pair, several at once.
+
+    Each worker computes with one torch thread: small networks gain more from two runs at once than from two threads
+    in one. The results are the same, to the bit, whatever the executor and the number of workers, as long as `run`
+    draws no random number from torch's global state (initialise models by `small_cnn(seed)`; dropout does draw).
+
+    Args:
+        run: `(lr, seed) -> result`, a `History` or whatever you wish to collect.
+        lrs: learning rates.
+        seeds: seeds; each rate is run with each.
+        executor: None means threads, one a core. Any `concurrent.futures.Executor` will do, and is left open. For
+            processes take loky's (`loky.get_reusable_executor()`): it can send a function that was defined in a
+            notebook, and it does not fork a process in which OpenMP has started, which hangs.
+        progress: show a bar on anything longer than two seconds.
+
+    Returns:
+        A `Run` for each pair, the seeds of a rate side by side, in the order given. A run that raised is warned of
+        (RuntimeWarning) and loses none of the others.
+
+    Raises:
+        ValueError: no rate or no seed.
+        RuntimeError: every run failed (from the first one's error).
+    """
+    seeds = list(seeds)
+    pairs = [(lr, seed) for lr in lrs for seed in seeds]
+    if not pairs:
+        raise ValueError("nothing to sweep: give at least one learning rate and one seed.")
+    threads = torch.get_num_threads()
+    own = None if executor else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
+    try:
+        futures = {(executor or own).submit(_call, run, lr, seed): i for i, (lr, seed) in enumerate(pairs)}
+        runs: list[Run] = [None] * len(pairs)
+        drew = False
+        waiting = as_completed(futures)
+        for future in tqdm(waiting, "sweep", len(pairs), unit="run", delay=2, leave=False, disable=not progress):
+            lr, seed = pairs[futures[future]]
+            error = future.exception()
+            result, touched = (None, False) if error else future.result()
+            runs[futures[future]] = Run(lr, seed, result, error)
+            drew |= touched
+    finally:
+        if own:
+            own.shutdown(wait=False, cancel_futures=True)
+        torch.set_num_threads(threads)
+    _report(runs, drew)
+    return runs
+
+
+def usable_cores() -> int:
+    """The number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def _call(run: Callable[[float, int], Any], lr: float, seed: int) -> tuple[Any, bool]:
+    """The result, and whether torch's global random state was touched meanwhile (by this or a parallel run)."""
+    threads = torch.get_num_threads()
+    before = torch.get_rng_state()
+    torch.set_num_threads(1)
+    try:
+        result = run(lr, seed)
+    finally:
+        torch.set_num_threads(threads)
+    return result, not torch.equal(before, torch.get_rng_state())
+
+
+def _report(runs: list[Run], drew: bool) -> None:
+    failed = [r for r in runs if r.error is not None]
+    if failed:
+        lines = [f"lr={r.lr:g} seed={r.seed}: {type(r.error).__name__}: {r.error}" for r in failed]
+        if len(failed) == len(runs):
+            raise RuntimeError(f"all {len(runs)} runs failed; the first: {lines[0]}") from failed[0].error
+        warnings.warn(
+            f"{len(failed)} of {len(runs)} runs failed:\n  " + "\n  ".join(lines), RuntimeWarning, stacklevel=3
+        )
+    if drew:
+        warnings.warn(
+            "run() drew random numbers from torch's global state (dropout, torch.manual_seed, a default "
+            "initialisation), which parallel runs share: their results depend on who comes first. Give run() "
+            "generators of its own, or an executor of one worker.",
+            RuntimeWarning,
+            stacklevel=3,
+        )

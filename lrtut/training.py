@@ -1,0 +1,291 @@
+"""A training loop that records what the optimizer really used."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from tqdm.auto import tqdm
+
+from lrtut.data import Digits, batches
+
+_EVALUATION_BATCH = 1000
+
+
+@dataclass
+class History:
+    """What a training run recorded.
+
+    `loss[i]` is the loss of step i before the step, `lrs[i]` the learning rate of every parameter group as the step
+    used it. `val_loss` and `val_accuracy` (0 to 1) hold a value an epoch, where there were validation data.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    lrs: list[list[float]] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_accuracy: list[float] = field(default_factory=list)
+    steps_per_epoch: int = 0
+    diverged: bool = False
+    """True if the run ended at a loss that was NaN or infinite (the last one recorded)."""
+
+    @property
+    def lr(self) -> list[float]:
+        """The first parameter group's learning rate at each step."""
+        return [rates[0] for rates in self.lrs]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict a step: `step`, `epoch` (from 1), `loss`, `lr` (list), and at an epoch's end its `val_…`."""
+        rows = []
+        for step, (loss, rates) in enumerate(zip(self.loss, self.lrs, strict=True)):
+            row = {"step": step, "epoch": step // self.steps_per_epoch + 1, "loss": loss, "lr": list(rates)}
+            epochs, rest = divmod(step + 1, self.steps_per_epoch)
+            if rest == 0 and epochs <= len(self.val_loss):
+                row |= {"val_loss": self.val_loss[epochs - 1], "val_accuracy": self.val_accuracy[epochs - 1]}
+            rows.append(row)
+        return rows
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Digits | Iterable[tuple[Tensor, Tensor]],
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    scheduler: Any = None,
+    scheduler_step: str = "epoch",
+    val: Iterable[tuple[Tensor, Tensor]] | None = None,
+    seed: int = 0,
+    log_interval: int | None = None,
+    progress: bool = True,
+) -> History:
+    """Train `model` and record loss and learning rate at each step.
+
+    Args:
+        model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device.
+        optimizer: any `torch.optim.Optimizer`.
+        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)` with a length, a `DataLoader`
+            included; then `val` may be another.
+        epochs: passes over the training data.
+        batch_size: samples a batch; an incomplete last batch is left out. Of no effect where `data` already comes
+            in batches.
+        loss_fn: `(outputs, targets) -> scalar`.
+        scheduler: a scheduler of `torch.optim.lr_scheduler`, or None. ReduceLROnPlateau is given the epoch's
+            validation loss.
+        scheduler_step: `"epoch"` or `"batch"`: after which of them `scheduler.step()` is called.
+        seed: order of the batches; of no effect where `data` already comes in batches.
+        log_interval: print a line each so many batches.
+        progress: show a bar on anything longer than two seconds.
+
+    Returns:
+        The `History`. A loss that turns NaN or infinite ends the run at the end of its epoch, cuts the history
+        there, and sets `diverged`; it is no error.
+
+    Raises:
+        ValueError: a scheduler tied to another optimizer, a OneCycleLR whose `total_steps` does not match, an
+            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data.
+        TypeError: integer inputs to a model of floats; data without a length.
+        KeyboardInterrupt: raised again once the step in hand is whole; its attribute `history` holds what was recorded.
+    """
+    if isinstance(data, Digits):
+        if val is None:
+            val = batches(data.x_val, data.y_val, _EVALUATION_BATCH, shuffle=False)
+        # A last batch of a few images takes as long a step in a far noisier direction: at a good rate, one such
+        # step can undo an epoch. So it is left out.
+        whole = len(data.x_train) >= batch_size
+        data = batches(data.x_train, data.y_train, batch_size, seed=seed, drop_last=whole)
+    steps = _count_steps(data)
+    _check_scheduler(scheduler, scheduler_step, optimizer, epochs, steps, val)
+    device = next(model.parameters()).device
+
+    history = History(steps_per_epoch=steps)
+    bar = tqdm(total=epochs * steps, desc="train", unit="step", delay=2, leave=False, disable=not progress)
+    with bar, _whole_steps() as interrupted:
+        losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
+        try:
+            for epoch in range(1, epochs + 1):
+                model.train()
+                for i, (inputs, targets) in enumerate(data, start=1):
+                    _check_inputs(inputs, model)
+                    inputs, targets = inputs.to(device), targets.to(device)
+                    loss = loss_fn(model(inputs), targets)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    rates = _read_rates(optimizer)
+                    optimizer.step()
+                    losses.append(loss.detach())
+                    history.lrs.append(rates)
+                    if scheduler is not None and scheduler_step == "batch":
+                        scheduler.step()
+                    if log_interval and i % log_interval == 0:
+                        print(_log_line(epoch, i, loss.item(), rates))
+                    bar.update()
+                    if interrupted():
+                        raise KeyboardInterrupt
+                if _flush(losses, history):
+                    break
+                if val is not None:
+                    val_loss, val_accuracy = evaluate(model, val, loss_fn)
+                    history.val_loss.append(val_loss)
+                    history.val_accuracy.append(val_accuracy)
+                if scheduler is not None and scheduler_step == "epoch":
+                    if isinstance(scheduler, ReduceLROnPlateau):
+                        scheduler.step(history.val_loss[-1])
+                    else:
+                        scheduler.step()
+                if interrupted():
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt as stop:
+            _flush(losses, history)
+            stop.history = history
+            stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
+            raise
+    return history
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: Iterable[tuple[Tensor, Tensor]],
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> tuple[float, float]:
+    """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
+
+    `loss_fn` must average over its batch. The accuracy is NaN unless targets are class numbers `[N]`. Every module's
+    train/eval mode is put back.
+
+    Raises:
+        ValueError: no batch in `data`.
+        TypeError: integer inputs to a model of floats.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device
+    loss, right, count = 0.0, 0.0, 0
+    model.eval()
+    try:
+        for inputs, targets in data:
+            _check_inputs(inputs, model)
+            inputs, targets = inputs.to(device), targets.to(device)
+            outputs = model(inputs)
+            loss = loss + loss_fn(outputs, targets) * len(inputs)
+            classes = targets.ndim == 1 and outputs.ndim == 2 and not targets.is_floating_point()
+            right = right + ((outputs.argmax(1) == targets).sum() if classes else math.nan)
+            count += len(inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if count == 0:
+        raise ValueError("evaluate() was given no batch: the iterable is empty.")
+    return float(loss) / count, float(right) / count
+
+
+def _read_rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    for i, rate in enumerate(rates):
+        if not 0 <= rate < math.inf:
+            raise ValueError(
+                f"learning rate {rate} in parameter group {i}: it must be finite and not negative. "
+                "Look at the scheduler, or at what set param_groups by hand."
+            )
+    return rates
+
+
+def _flush(losses: list[Tensor], history: History) -> bool:
+    """Move the epoch's losses into the history in one transfer; True if one of them is not finite."""
+    if losses:
+        values = torch.stack(losses).tolist()
+        losses.clear()
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                history.diverged = True
+                values = values[: i + 1]
+                break
+        history.loss += values
+        del history.lrs[len(history.loss) :]
+    return history.diverged
+
+
+def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:
+    lrs = ", ".join(f"{rate:g}" for rate in rates)
+    return f"Train Epoch: {epoch} batch-{batch}  Loss: {loss:.6f}  Learning Rate: {lrs}"
+
+
+@contextlib.contextmanager
+def _whole_steps() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C until the step in hand is whole: yields a function that says whether it came.
+
+    A second Ctrl-C is not held back. Only the main thread gets signals; elsewhere nothing is done.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+
+    def note(signum, frame):
+        came.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is not signal.default_int_handler:  # somebody else's handling of Ctrl-C is left alone
+        yield came.is_set
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+# --- misuse -----------------------------------------------------------------------------------------------------
+
+
+def _count_steps(data: Iterable) -> int:
+    try:
+        steps = len(data)
+    except TypeError:
+        raise TypeError(f"{type(data).__name__} has no length: give a list, a DataLoader or lrtut.batches().") from None
+    if steps == 0:
+        raise ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
+    return steps
+
+
+def _check_scheduler(scheduler, scheduler_step: str, optimizer, epochs: int, steps: int, val) -> None:
+    if scheduler_step not in ("epoch", "batch"):
+        raise ValueError(f"scheduler_step={scheduler_step!r}: give 'epoch' or 'batch'.")
+    if scheduler is None:
+        return
+    name = type(scheduler).__name__
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError(f"this {name} belongs to another optimizer: construct it with the one that you pass to train().")
+    if isinstance(scheduler, ReduceLROnPlateau):
+        if scheduler_step == "batch":
+            raise ValueError("ReduceLROnPlateau looks at the validation loss, so use scheduler_step='epoch'.")
+        if val is None:
+            raise ValueError("ReduceLROnPlateau looks at the validation loss: give val= batches to validate on.")
+    if isinstance(scheduler, OneCycleLR):
+        planned = scheduler.total_steps - scheduler.last_epoch
+        wanted = epochs * steps if scheduler_step == "batch" else epochs
+        if planned != wanted:
+            way = f"OneCycleLR(..., total_steps={wanted})"
+            if scheduler_step == "epoch" and planned == epochs * steps:
+                way = "scheduler_step='batch'"
+            raise ValueError(
+                f"OneCycleLR has {planned} steps left, but will be stepped {wanted} times, once a {scheduler_step}: use {way}."
+            )
+
+
+def _check_inputs(inputs: Tensor, model: nn.Module) -> None:
+    if inputs.is_floating_point() or inputs.is_complex():
+        return
+    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        raise TypeError(f"inputs are {inputs.dtype}, the model's weights are floats: pass them through lrtut.batches().")
