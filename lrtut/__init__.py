@@ -3,7 +3,7 @@
 from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.models import mlp, small_cnn
-from lrtut.plotting import plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
+from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train
 
@@ -14,6 +14,7 @@ __all__ = [
     "alt_text",
     "batches",
     "evaluate",
+    "lr_colors",
     "load_mnist",
     "mlp",
     "normalise",

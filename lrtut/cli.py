@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
     run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
     run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
-    lab = commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
+    commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "lab":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

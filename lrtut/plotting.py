@@ -67,19 +67,17 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
 
 @_styled
 def plot_paths(
-    paths: Mapping[float, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
+    paths: Mapping[Any, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
 ) -> Axes:
-    """Draw one path a learning rate: `paths[lr]` is a sequence of values, one a step."""
+    """Draw one path a learning rate (or name): `paths[lr]` is a sequence of values, one a step."""
     ax = _axes(ax)
-    for i, (lr, color) in enumerate(lr_colors(list(paths)).items()):
-        ax.plot(paths[lr], color=color, marker=_MARKERS[i % len(_MARKERS)], ls=_LINES[i % 4], label=_label(lr))
+    for i, (key, color) in enumerate(_colors(paths).items()):
+        ax.plot(paths[key], color=color, marker=_MARKERS[i % len(_MARKERS)], ls=_LINES[i % 4], label=_label(key))
     return _finish(ax, xlabel, ylabel, title)
 
 
 @_styled
-def plot_loss(
-    histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None
-) -> Axes:
+def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None) -> Axes:
     """Draw the training loss at each step, log scale.
 
     Args:
@@ -104,7 +102,9 @@ def plot_loss(
 
 
 @_styled
-def plot_lr(lrs: Any, *, steps_per_epoch: int | None = None, title: str = "PyTorch Learning Rate", ax: Axes = None) -> Axes:
+def plot_lr(
+    lrs: Any, *, steps_per_epoch: int | None = None, title: str = "PyTorch Learning Rate", ax: Axes = None
+) -> Axes:
     """Draw the learning rate at each step.
 
     Args:
@@ -162,7 +162,9 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
     finite = {lr: [v for v in values if math.isfinite(v)] for lr, values in losses.items()}
     whole = [lr for lr in lrs if finite[lr]]
     if whole:
-        ax.fill_between(whole, *([f(finite[lr]) for lr in whole] for f in (min, max)), color="0.88", label="range over seeds")
+        ax.fill_between(
+            whole, *([f(finite[lr]) for lr in whole] for f in (min, max)), color="0.88", label="range over seeds"
+        )
         ax.plot(whole, [np.median(finite[lr]) for lr in whole], color="0.35", lw=1.2, label="median")
     for lr in whole:
         ax.plot([lr] * len(finite[lr]), finite[lr], color=colors[lr], marker="o", ls="none")
@@ -179,7 +181,9 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
 
 
 @_styled
-def plot_images(x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None) -> Axes:
+def plot_images(
+    x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
+) -> Axes:
     """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them."""
     ax = _axes(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
     images = x[:, 0].detach().cpu().numpy()

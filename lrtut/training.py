@@ -266,7 +266,9 @@ def _check_scheduler(scheduler, scheduler_step: str, optimizer, epochs: int, ste
         return
     name = type(scheduler).__name__
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ValueError(f"this {name} belongs to another optimizer: construct it with the one that you pass to train().")
+        raise ValueError(
+            f"this {name} belongs to another optimizer: construct it with the one that you pass to train()."
+        )
     if isinstance(scheduler, ReduceLROnPlateau):
         if scheduler_step == "batch":
             raise ValueError("ReduceLROnPlateau looks at the validation loss, so use scheduler_step='epoch'.")
@@ -288,4 +290,6 @@ def _check_inputs(inputs: Tensor, model: nn.Module) -> None:
     if inputs.is_floating_point() or inputs.is_complex():
         return
     if not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        raise TypeError(f"inputs are {inputs.dtype}, the model's weights are floats: pass them through lrtut.batches().")
+        raise TypeError(
+            f"inputs are {inputs.dtype}, the model's weights are floats: pass them through lrtut.batches()."
+        )
