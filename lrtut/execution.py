@@ -101,7 +101,10 @@ def _execute(path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqd
     client = NotebookClient(
         document,
         timeout=CELL_TIMEOUT_S,
+        shutdown_kernel="immediate",  # nothing is left to save, and torch takes seconds to leave politely
         kernel_name="python3",
+        # Newer kernels warn on stderr that loopback TCP is not encrypted, in the middle of the bar.
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=before,
         on_cell_executed=after,

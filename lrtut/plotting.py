@@ -6,11 +6,14 @@ Every function takes `ax=None`, returns the Axes, and never shows anything by it
 from __future__ import annotations
 
 import base64
+import contextlib
+import html
 import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -21,9 +24,21 @@ from lrtut.alttext import alt_text
 from lrtut.sweep import Run
 from lrtut.training import History
 
-_styled = plt.style.context("lrtut.style")  # a decorator: style.mplstyle holds while the function runs
 _MARKERS = "osD^vP*X"
 _LINES = ["-", "--", "-.", ":"]
+
+
+@contextlib.contextmanager
+def _style():
+    """The course's style sheet."""
+    with plt.style.context("lrtut.style"):
+        yield
+        interactive = matplotlib.is_interactive()
+    # pyplot's first figure sets the backend up. Undoing the interactive mode with the style would silence a notebook.
+    matplotlib.interactive(interactive)
+
+
+_styled = _style()  # as a decorator, it is entered anew at each call
 
 
 class CourseFigure(Figure):
@@ -38,7 +53,7 @@ class CourseFigure(Figure):
         picture = io.BytesIO()
         self.savefig(picture, format="png")
         data = base64.b64encode(picture.getvalue()).decode()
-        alt = alt_text(self).replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        alt = html.escape(alt_text(self))
         width = round(self.get_figwidth() * 100)
         return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
 
@@ -53,16 +68,16 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
 
 def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest."""
-    positive = sorted({lr for lr in lrs if lr > 0})
-    low, high = (math.log(positive[0]), math.log(positive[-1])) if positive else (0.0, 0.0)
+    ranked = sorted(set(lrs))
+    logs = [math.log(max(lr, 1e-12)) for lr in ranked]
+    spread = (logs[-1] - logs[0]) or 1.0
     cmap = plt.get_cmap("viridis")
-
-    def color(lr: float) -> tuple:
-        if lr <= 0 or high == low:
-            return cmap(0.0 if lr <= 0 else 0.35)
-        return cmap(0.88 * (math.log(lr) - low) / (high - low))  # the brightest tenth is lost on white
-
-    return {lr: color(lr) for lr in lrs}
+    colors = {}
+    for i, (lr, log) in enumerate(zip(ranked, logs, strict=True)):
+        # Half by rank, so that rates that lie close together are still told apart. The brightest tenth is lost on white.
+        place = ((log - logs[0]) / spread + i / max(len(ranked) - 1, 1)) / 2
+        colors[lr] = cmap(0.88 * place if len(ranked) > 1 else 0.35)
+    return {lr: colors[lr] for lr in lrs}
 
 
 @_styled
