@@ -10,7 +10,7 @@ from torch import nn
 from lrtut.data import default_device
 
 
-def small_cnn(seed: int = 0, *, hidden: int = 64, device: torch.device | str | None = None) -> nn.Sequential:
+def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | None = None) -> nn.Sequential:
     """A convolutional network for images `[N, 1, 28, 28]`; it returns logits `[N, 10]`.
 
     Two strided 3 × 3 convolutions (1 → 16 → 32 channels), a hidden layer and an output layer, ReLU between them.

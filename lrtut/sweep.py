@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,11 @@ def sweep(
     if not pairs:
         raise ValueError("nothing to sweep: give at least one learning rate and one seed.")
     threads = torch.get_num_threads()
+    futures: dict[Future, int] = {}
     own = None if executor else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
     try:
-        futures = {(executor or own).submit(_call, run, lr, seed): i for i, (lr, seed) in enumerate(pairs)}
+        for i, (lr, seed) in enumerate(pairs):
+            futures[(executor or own).submit(_call, run, lr, seed)] = i
         runs: list[Run] = [None] * len(pairs)
         drew = False
         waiting = as_completed(futures)
@@ -72,8 +74,10 @@ def sweep(
             runs[futures[future]] = Run(lr, seed, result, error)
             drew |= touched
     finally:
+        for future in futures:  # after an interrupt: what has not begun does not begin
+            future.cancel()
         if own:
-            own.shutdown(wait=False, cancel_futures=True)
+            own.shutdown(wait=False)
         torch.set_num_threads(threads)
     _report(runs, drew)
     return runs

@@ -118,8 +118,8 @@ def train(
                 for i, (inputs, targets) in enumerate(data, start=1):
                     _check_inputs(inputs, model)
                     inputs, targets = inputs.to(device), targets.to(device)
-                    loss = loss_fn(model(inputs), targets)
                     optimizer.zero_grad()
+                    loss = loss_fn(model(inputs), targets)
                     loss.backward()
                     rates = _read_rates(optimizer)
                     optimizer.step()

@@ -1,0 +1,10 @@
+"""For every test and every notebook: the data are looked for once, and kernels compute with one torch thread."""
+
+import os
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # xdist's workers inherit what the first process found
+        from lrtut.execution import kernel_environment
+
+        os.environ.update(kernel_environment())

@@ -1,0 +1,299 @@
+import copy
+import math
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from lrtut import Digits, batches, evaluate, train
+
+
+def problem(n=40, seed=0):
+    """Four features, three classes that a linear model can tell apart, in batches of ten."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 4, generator=generator)
+    y = (x @ torch.randn(4, 3, generator=generator)).argmax(1)
+    return x, y
+
+
+def linear(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Linear(4, 3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    return model
+
+
+def setting(lr=0.1, **kwargs):
+    x, y = problem()
+    model = linear()
+    return model, torch.optim.SGD(model.parameters(), lr=lr, **kwargs), [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def bare(model, optimizer, data, epochs):
+    losses = []
+    for _ in range(epochs):
+        for x, y in data:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+def test_takes_the_steps_of_a_bare_loop():
+    model, optimizer, data = setting(momentum=0.9)
+    expected = bare(model, optimizer, data, 3)
+    other, optimizer, data = setting(momentum=0.9)
+    history = train(other, optimizer, data, epochs=3)
+    assert history.loss == expected and torch.equal(flat(model), flat(other))
+    assert history.lrs == [[0.1]] * 12 and history.lr == [0.1] * 12
+    assert history.steps_per_epoch == 4 and not history.diverged and history.val_loss == []
+
+
+def digits(n=70):
+    x = torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(n) % 10
+    return Digits(x, y, x[:20], y[:20], x[:5], y[:5], name="digits")
+
+
+def test_digits_are_shuffled_by_seed_and_lose_an_incomplete_batch():
+    data = digits()
+
+    def losses(seed, **kwargs):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+        nn.init.zeros_(model[1].weight)
+        nn.init.zeros_(model[1].bias)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return train(model, optimizer, data, epochs=2, seed=seed, **kwargs)
+
+    h = losses(0, batch_size=32)
+    assert h.steps_per_epoch == 2 and len(h.loss) == 4  # 70 = 2 · 32 + 6
+    assert len(h.val_loss) == len(h.val_accuracy) == 2
+    assert h.loss == losses(0, batch_size=32).loss != losses(1, batch_size=32).loss
+    assert losses(0, batch_size=100).steps_per_epoch == 1  # fewer images than a batch: they are kept
+
+
+def test_rates_are_recorded_as_the_step_used_them_for_every_group():
+    x, y = problem()
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.01}]
+    optimizer = torch.optim.SGD(groups)
+    data = [(x[:20], y[:20]), (x[20:], y[20:])]
+    history = train(
+        model, optimizer, data, epochs=2, scheduler=StepLR(optimizer, 1, gamma=0.5), scheduler_step="batch"
+    )
+    assert history.lrs == [[0.1, 0.01], [0.05, 0.005], [0.025, 0.0025], [0.0125, 0.00125]]
+
+
+def test_scheduler_is_stepped_after_each_epoch_by_default():
+    model, optimizer, data = setting()
+    history = train(model, optimizer, data, epochs=3, scheduler=ExponentialLR(optimizer, 0.1))
+    assert history.lr == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 4)
+
+
+def test_tensor_rate_is_recorded_as_a_number():
+    model, _, data = setting()
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1, dtype=torch.float64))
+    history = train(model, optimizer, data, epochs=2, scheduler=ExponentialLR(optimizer, 0.5))
+    assert history.lr == pytest.approx([0.1] * 4 + [0.05] * 4)
+
+
+def test_plateau_is_given_the_validation_loss():
+    model, optimizer, data = setting(lr=0.0)
+    optimizer.param_groups[0]["lr"] = 0.4
+    seen = []
+
+    class Spy(ReduceLROnPlateau):
+        def step(self, metrics, *args):
+            seen.append(metrics)
+            super().step(metrics, *args)
+
+    history = train(model, optimizer, data, epochs=2, scheduler=Spy(optimizer), val=data)
+    assert seen == history.val_loss and len(seen) == 2
+
+
+def test_log_line(capsys):
+    model, optimizer, data = setting(lr=0.001)
+    history = train(model, optimizer, data, epochs=1, log_interval=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"Train Epoch: 1 batch-{i}  Loss: {history.loss[i - 1]:.6f}  Learning Rate: 0.001" for i in (2, 4)
+    ]
+
+
+def test_divergence_ends_the_run_and_is_no_error():
+    x, y = problem()
+    model = linear()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
+    data = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
+    square = lambda out, target: (out**2).mean()  # noqa: E731  a loss that squares what it is given overflows soon
+    history = train(model, optimizer, data, epochs=5, loss_fn=square, val=data)
+    assert history.diverged and len(history.loss) <= 4  # at the end of the first epoch
+    assert all(map(math.isfinite, history.loss[:-1])) and not math.isfinite(history.loss[-1])
+    assert len(history.lrs) == len(history.loss) and history.val_loss == []
+
+
+def test_zero_rate_is_no_error():
+    model, optimizer, data = setting(lr=0.0)
+    before = flat(model)
+    train(model, optimizer, data, epochs=1)
+    assert torch.equal(before, flat(model))
+
+
+def test_export():
+    model, optimizer, data = setting()
+    history = train(model, optimizer, data, epochs=2, val=data)
+    rows = history.to_dicts()
+    assert len(rows) == 8 and [r["epoch"] for r in rows] == [1] * 4 + [2] * 4
+    assert rows[2] == {"step": 2, "epoch": 1, "loss": history.loss[2], "lr": [0.1]}
+    assert [i for i, r in enumerate(rows) if "val_loss" in r] == [3, 7]
+    assert rows[7]["val_loss"] == history.val_loss[1] and rows[3]["val_accuracy"] == history.val_accuracy[0]
+
+
+def test_a_dataloader_will_do():
+    x, y = problem()
+    model = linear()
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    assert len(train(model, torch.optim.SGD(model.parameters(), lr=0.1), loader, epochs=2).loss) == 6
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_interrupt_waits_for_the_step_and_keeps_the_record(step):
+    model, optimizer, data = setting(momentum=0.9)
+    calls = []
+
+    def loss_fn(out, target):
+        calls.append(1)
+        if len(calls) == step + 1:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step
+        return F.cross_entropy(out, target)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    twin, optimizer, data = setting(momentum=0.9)
+    expected = bare(twin, optimizer, (data * 3)[: step + 1], 1)
+    assert stop.value.history.loss == expected and len(stop.value.history.lrs) == step + 1
+    assert torch.equal(flat(model), flat(twin))  # the step in hand is whole
+
+
+def test_second_interrupt_does_not_wait():
+    model, optimizer, data = setting()
+
+    def stuck(out, target):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("not reached")
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(model, optimizer, data, epochs=1, loss_fn=stuck)
+    assert stop.value.history.loss == []
+
+
+# --- misuse ---------------------------------------------------------------------------------------------------------
+
+
+def test_scheduler_of_another_optimizer():
+    model, optimizer, data = setting()
+    other = torch.optim.SGD(linear().parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="StepLR belongs to another optimizer"):
+        train(model, optimizer, data, epochs=1, scheduler=StepLR(other, 1))
+
+
+def test_one_cycle_that_does_not_match():
+    model, optimizer, data = setting(momentum=0.9)
+    short = OneCycleLR(optimizer, 0.1, total_steps=7)
+    with pytest.raises(ValueError, match="7 steps left, but will be stepped 8 times, once a batch.*total_steps=8"):
+        train(model, optimizer, data, epochs=2, scheduler=short, scheduler_step="batch")
+    right = OneCycleLR(optimizer, 0.1, total_steps=8)
+    with pytest.raises(ValueError, match="8 steps left, but will be stepped 2 times.*scheduler_step='batch'"):
+        train(model, optimizer, data, epochs=2, scheduler=right)
+    assert len(train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch").lr) == 8
+    with pytest.raises(ValueError, match="0 steps left"):  # used up
+        train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch")
+
+
+def test_plateau_without_validation():
+    model, optimizer, data = setting()
+    plateau = ReduceLROnPlateau(optimizer)
+    with pytest.raises(ValueError, match="give val="):
+        train(model, optimizer, data, epochs=1, scheduler=plateau)
+    with pytest.raises(ValueError, match="scheduler_step='epoch'"):
+        train(model, optimizer, data, epochs=1, scheduler=plateau, scheduler_step="batch", val=data)
+
+
+def test_scheduler_step_is_one_of_two_words():
+    model, optimizer, data = setting()
+    with pytest.raises(ValueError, match="scheduler_step='step'"):
+        train(model, optimizer, data, epochs=1, scheduler_step="step")
+
+
+def test_no_batches():
+    model, optimizer, _ = setting()
+    with pytest.raises(ValueError, match="no batch to train on"):
+        train(model, optimizer, [], epochs=1)
+    with pytest.raises(TypeError, match="generator has no length"):
+        train(model, optimizer, (b for b in []), epochs=1)
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
+def test_rate_that_is_none(rate):
+    model, optimizer, data = setting()
+    before = flat(model)
+    with pytest.raises(ValueError, match=f"learning rate {rate} in parameter group 0"):
+        train(model, optimizer, data, epochs=1, scheduler=LambdaLR(optimizer, lambda step: rate * 10))
+    assert torch.equal(before, flat(model))
+
+
+def test_integer_inputs():
+    model, optimizer, data = setting()
+    whole = [(x.to(torch.uint8), y) for x, y in data]
+    with pytest.raises(TypeError, match="inputs are torch.uint8.*lrtut.batches"):
+        train(model, optimizer, whole, epochs=1)
+    with pytest.raises(TypeError, match="inputs are torch.uint8"):
+        evaluate(model, whole)
+    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 3))  # takes integers by right
+    tokens = [(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, dtype=torch.long))]
+    assert len(train(words, torch.optim.SGD(words.parameters(), lr=0.1), tokens, epochs=1).loss) == 1
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_is_the_mean_over_samples_whatever_the_batches():
+    x, y = problem()
+    model = linear()
+    loss, accuracy = evaluate(model, batches(x, y, 7, shuffle=False))  # the last batch has 5
+    assert loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
+    assert accuracy == pytest.approx((model(x).argmax(1) == y).float().mean().item())
+
+
+def test_evaluate_puts_each_modules_mode_back():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    model[2].eval()
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    x, y = problem()
+    assert evaluate(model, [(x, y)]) == evaluate(model, [(x, y)])  # dropout is off
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_evaluate_without_classes_and_without_batches():
+    model = nn.Linear(4, 1)
+    x, _ = problem()
+    loss, accuracy = evaluate(model, [(x, x[:, :1])], F.mse_loss)
+    assert math.isfinite(loss) and math.isnan(accuracy)
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(model, [])
