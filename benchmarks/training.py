@@ -185,7 +185,14 @@ def to_target_d(seed: int, epochs: int = 6) -> dict:
     scheduler = OneCycleLR(optimizer, max_lr=0.2, total_steps=epochs * len(train_batches))
     start = time.perf_counter()
     history = lrtut.train(
-        model, optimizer, train_batches, epochs=epochs, scheduler=scheduler, scheduler_step="batch", val=test, progress=False
+        model,
+        optimizer,
+        train_batches,
+        epochs=epochs,
+        scheduler=scheduler,
+        scheduler_step="batch",
+        val=test,
+        progress=False,
     )
     reached = next((i for i, a in enumerate(history.val_accuracy) if a >= TARGET), None)
     seconds = test.starts[reached] - start if reached is not None else None
@@ -321,7 +328,9 @@ def write_table(text: str, name: str = "training") -> None:
     readme = HERE / "README.md"
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
-    readme.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", readme.read_text(encoding="utf-8")), encoding="utf-8")
+    readme.write_text(
+        pattern.sub(lambda _: f"{begin}\n{text}\n{end}", readme.read_text(encoding="utf-8")), encoding="utf-8"
+    )
 
 
 def main() -> None:

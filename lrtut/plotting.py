@@ -74,7 +74,7 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     cmap = plt.get_cmap("viridis")
     colors = {}
     for i, (lr, log) in enumerate(zip(ranked, logs, strict=True)):
-        # Half by rank, so that rates that lie close together are still told apart. The brightest tenth is lost on white.
+        # Half by rank, so that close rates are told apart. The brightest tenth is lost on white.
         place = ((log - logs[0]) / spread + i / max(len(ranked) - 1, 1)) / 2
         colors[lr] = cmap(0.88 * place if len(ranked) > 1 else 0.35)
     return {lr: colors[lr] for lr in lrs}

@@ -184,7 +184,11 @@ def test_bad_download_ends_in_the_digits_and_leaves_nothing(mirror, capsys, faul
     if fault == "missing":
         path.unlink()
     else:
-        wrong = {"truncated": good[:-5], "other bytes": gzip.compress(b"x" * 999), "an HTML page": b"<html>Log in</html>"}
+        wrong = {
+            "truncated": good[:-5],
+            "other bytes": gzip.compress(b"x" * 999),
+            "an HTML page": b"<html>Log in</html>",
+        }
         path.write_bytes(wrong[fault])
     assert load_mnist().name == "digits"
     assert "MNIST could not be had" in capsys.readouterr().out

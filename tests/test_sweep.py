@@ -71,7 +71,9 @@ def test_a_given_executor_is_left_open():
         assert executor.submit(square, 1, 2).result() == 12
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.rand(1), lambda: torch.manual_seed(3), lambda: torch.nn.Dropout()(torch.ones(9))])
+@pytest.mark.parametrize(
+    "draw", [lambda: torch.rand(1), lambda: torch.manual_seed(3), lambda: torch.nn.Dropout()(torch.ones(9))]
+)
 def test_global_random_numbers_are_noticed(draw):
     with pytest.warns(RuntimeWarning, match="drew random numbers from torch's global state"):
         sweep(lambda lr, seed: draw(), [0.1])

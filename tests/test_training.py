@@ -32,7 +32,11 @@ def linear(seed=0):
 def setting(lr=0.1, **kwargs):
     x, y = problem()
     model = linear()
-    return model, torch.optim.SGD(model.parameters(), lr=lr, **kwargs), [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
+    return (
+        model,
+        torch.optim.SGD(model.parameters(), lr=lr, **kwargs),
+        [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)],
+    )
 
 
 def flat(model):
@@ -90,9 +94,7 @@ def test_rates_are_recorded_as_the_step_used_them_for_every_group():
     groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.01}]
     optimizer = torch.optim.SGD(groups)
     data = [(x[:20], y[:20]), (x[20:], y[20:])]
-    history = train(
-        model, optimizer, data, epochs=2, scheduler=StepLR(optimizer, 1, gamma=0.5), scheduler_step="batch"
-    )
+    history = train(model, optimizer, data, epochs=2, scheduler=StepLR(optimizer, 1, gamma=0.5), scheduler_step="batch")
     assert history.lrs == [[0.1, 0.01], [0.05, 0.005], [0.025, 0.0025], [0.0125, 0.00125]]
 
 
@@ -127,9 +129,7 @@ def test_log_line(capsys):
     model, optimizer, data = setting(lr=0.001)
     history = train(model, optimizer, data, epochs=1, log_interval=2)
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        f"Train Epoch: 1 batch-{i}  Loss: {history.loss[i - 1]:.6f}  Learning Rate: 0.001" for i in (2, 4)
-    ]
+    assert lines == [f"Train Epoch: 1 batch-{i}  Loss: {history.loss[i - 1]:.6f}  Learning Rate: 0.001" for i in (2, 4)]
 
 
 def test_divergence_ends_the_run_and_is_no_error():
