@@ -40,8 +40,8 @@ def _axis(axis, limits: tuple[float, float]) -> str:
 
 def _series(line) -> str:
     label = str(line.get_label())
-    if label.startswith("_"):  # matplotlib's name for a series outside the legend
-        return ""
+    if label.startswith("_child"):  # matplotlib's name for a series that was given none
+        label = ""
     x, y = (np.asarray(line.get_data()[i], float) for i in (0, 1))
     kept = np.isfinite(x) & np.isfinite(y)
     x, y = x[kept], y[kept]
