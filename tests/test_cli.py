@@ -1,0 +1,103 @@
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from lrtut import cli, execution
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout of three small lessons, and the working folder in it."""
+    (tmp_path / "lrtut").mkdir()
+    (tmp_path / "lrtut" / "cli.py").touch()
+    (tmp_path / "notebooks").mkdir()
+    good = [new_code_cell("import torch, os\nprint(torch.get_num_threads(), os.environ['LRTUT_DATA'])")]
+    bad = [new_code_cell("1 + 1"), new_code_cell("raise ValueError('too steep')"), new_code_cell("print('never')")]
+    head = "# 0{n} · Lesson {n}\n\nAfter this lesson you can\n\n- do {n}.\n\n**Time:** {n} minutes."
+    for n, cells in ((1, good), (2, bad), (3, [new_code_cell("x = 1")])):
+        notebook = new_notebook(cells=[new_markdown_cell(head.format(n=n)), *cells])
+        nbformat.write(notebook, tmp_path / "notebooks" / f"0{n}_lesson.ipynb")
+    (tmp_path / "notebooks" / "scratch.ipynb").write_text("not a lesson")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.setenv("LRTUT_DATA", "digits")
+    return tmp_path
+
+
+def test_list(checkout, capsys):
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "01  01 · Lesson 1  (1 minutes.)" in out and "- do 3." in out and "scratch" not in out
+
+
+def test_run_executes_writes_and_reports(checkout, capsys):
+    assert cli.main(["run", "--jobs", "2"]) == 1  # one of three fails
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("0")}
+    assert rows["01_lesson"].endswith("  ok") and rows["03_lesson"].endswith("  ok")
+    assert "cell 2: ValueError: too steep" in rows["02_lesson"]
+    assert int(rows["01_lesson"].split()[2]) > 100  # MB: torch was imported
+    folder = checkout / "build" / "course"
+    assert str(folder) in out
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f"0{n}_lesson.{e}" for n in (1, 2, 3) for e in ("html", "ipynb")
+    ]
+    done = nbformat.read(folder / "01_lesson.ipynb", as_version=4)
+    assert done.cells[1].outputs[0].text == "1 digits\n"  # one torch thread, and the data that the parent found
+    failed = nbformat.read(folder / "02_lesson.ipynb", as_version=4)
+    assert failed.cells[2].outputs[0].ename == "ValueError" and failed.cells[3].outputs == []
+    assert "too steep" in (folder / "02_lesson.html").read_text()
+
+
+def test_run_some(checkout, capsys):
+    assert cli.main(["run", "3"]) == 0
+    assert [p.name for p in (checkout / "build" / "course").iterdir() if p.suffix == ".html"] == ["03_lesson.html"]
+
+
+def test_run_of_what_is_not_there(checkout, capsys):
+    assert cli.main(["run", "07", "01"]) == 2
+    assert "no lesson 07: there are 01, 02, 03." in capsys.readouterr().err
+    assert cli.main(["run", "--jobs", "0"]) == 2
+    assert "--jobs 0" in capsys.readouterr().err
+
+
+def test_run_with_data_that_are_not_there(checkout, monkeypatch, capsys):
+    monkeypatch.setenv("LRTUT_DATA", "/no/such/folder")
+    assert cli.main(["run", "01"]) == 2
+    assert "LRTUT_DATA='/no/such/folder'" in capsys.readouterr().err
+
+
+def test_outside_a_checkout_it_says_where_the_notebooks_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "lrtut" / "cli.py"))
+    for command in ("list", "run", "lab"):
+        assert cli.main([command]) == 2
+        assert "git clone https://github.com/lrtut/lrtut" in capsys.readouterr().err
+
+
+def test_lab_as_root_and_in_a_container_says_what_it_does(monkeypatch, capsys):
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 0, raising=False)
+    monkeypatch.setattr(cli, "in_container", lambda: False)
+    assert cli.lab_options() == ["--allow-root"]
+    assert "you are root" in capsys.readouterr().out
+    monkeypatch.setattr(cli.os, "geteuid", lambda: 1000, raising=False)
+    assert cli.lab_options() == [] and capsys.readouterr().out == ""
+    monkeypatch.setattr(cli, "in_container", lambda: True)
+    assert cli.lab_options() == ["--no-browser", "--ip=0.0.0.0"]
+    assert "publish its port" in capsys.readouterr().out
+
+
+def test_lab_hands_options_on(checkout, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        cli.subprocess, "run", lambda command: calls.append(command) or type("Done", (), {"returncode": 0})
+    )
+    monkeypatch.setattr(cli, "lab_options", lambda: ["--allow-root"])
+    assert cli.main(["lab", "--port", "9999"]) == 0
+    assert calls[0][1:] == ["-m", "jupyterlab", str(checkout / "notebooks"), "--allow-root", "--port", "9999"]
+
+
+def test_dead_kernel_is_a_row_in_the_table(checkout):
+    path = checkout / "notebooks" / "03_lesson.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("import os\nos._exit(1)")]), path)
+    (outcome,) = execution.execute_all([path], checkout / "build")
+    assert "cell 0: DeadKernelError" in outcome.error

@@ -1,0 +1,127 @@
+import math
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+
+import lrtut
+from lrtut import History, Run, alt_text
+from lrtut.plotting import final_loss
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def history(losses=(3.0, 2.0, 1.0), diverged=False):
+    return History(loss=list(losses), lrs=[[0.1]] * len(losses), steps_per_epoch=3, val_loss=[0.5], diverged=diverged)
+
+
+def luminance(color):
+    return np.dot(to_rgb(color), [0.2126, 0.7152, 0.0722])
+
+
+def test_small_rates_are_dark_and_large_ones_bright():
+    rates = [1e-4, 1e-3, 0.075, 0.081, 10.0]
+    colors = lrtut.lr_colors(list(reversed(rates)))
+    values = [luminance(colors[lr]) for lr in rates]
+    assert values == sorted(values) and min(np.diff(values)) > 0.03  # rates that lie close are told apart too
+    assert lrtut.lr_colors([0.1, 0.0])[0.0] != lrtut.lr_colors([0.1, 0.0])[0.1]
+    assert len(lrtut.lr_colors([0.1])) == 1
+
+
+def test_every_function_draws_into_the_axes_it_is_given_and_shows_nothing(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("a plotting function showed its figure"))
+    runs = [Run(0.1, 0, history()), Run(1.0, 0, history(diverged=True))]
+    calls = {
+        lrtut.plot_paths: ({0.1: [1, 2]},),
+        lrtut.plot_loss: (history(),),
+        lrtut.plot_lr: ([0.1, 0.01],),
+        lrtut.plot_sweep: (runs,),
+        lrtut.plot_images: (torch.zeros(3, 1, 8, 8), [1, 2, 3]),
+    }
+    for function, args in calls.items():
+        _, ax = plt.subplots()
+        assert function(*args, ax=ax) is ax
+        before = plt.get_fignums()
+        own = function(*args)
+        assert own.figure.number not in before and own is not ax
+
+
+def test_style_does_not_leak():
+    before = dict(matplotlib.rcParams)
+    lrtut.plot_paths({0.1: [1, 2]})
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_loss_is_averaged_over_windows_and_divergence_is_marked():
+    ax = lrtut.plot_loss(
+        {0.1: history((4.0, 2.0, 1.0, 1.0)), 9.0: history((1.0, 5.0, math.inf), diverged=True)}, window=2
+    )
+    mean, broken, mark = ax.lines
+    assert mean.get_xydata().tolist() == [[0.5, 3.0], [2.5, 1.0]]
+    assert mark.get_marker() == "X" and "diverged" in broken.get_label()
+    assert ax.get_yscale() == "log" and ax.get_xlabel() == "step"
+
+
+def test_rates_are_drawn_as_steps_log_where_they_span_decades():
+    ax = lrtut.plot_lr(np.array([[0.1, 0.01], [0.001, 0.0001]]))
+    assert [line.get_label() for line in ax.lines] == ["group 0", "group 1"]
+    assert ax.get_yscale() == "log" and ax.lines[1].get_ydata().tolist() == [0.01, 0.0001]
+    linear = lrtut.plot_lr({"a": [0.1, 0.05, 0.0]}, steps_per_epoch=2)
+    assert linear.get_yscale() == "linear" and linear.get_xlabel() == "epoch"
+    assert (
+        linear.lines[0].get_xdata().tolist() == [0, 0.5, 1.0]
+        and linear.get_title(loc="left") == "PyTorch Learning Rate"
+    )
+
+
+def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
+    runs = [Run(0.1, s, loss) for s, loss in enumerate((1.0, 2.0, 6.0))]
+    runs += [Run(1.0, 0, math.nan), Run(1.0, 1, 3.0), Run(10.0, 0, None, ValueError("x"))]
+    ax = lrtut.plot_sweep(runs)
+    lines = {line.get_label(): line for line in ax.lines}
+    assert lines["median"].get_xydata().tolist() == [[0.1, 2.0], [1.0, 3.0]]
+    crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "X"]
+    assert crosses == [1.0, 10.0] and [text.get_text() for text in ax.texts] == ["1", "1"]
+    assert ax.get_xscale() == "log"
+
+
+def test_final_loss():
+    assert final_loss(0.25) == 0.25
+    assert final_loss(history()) == 0.5
+    assert final_loss(History(loss=[3.0, 2.0])) == 2.0
+    assert math.isnan(final_loss(history(diverged=True)))
+
+
+def test_alt_text_tells_what_is_there():
+    ax = lrtut.plot_paths({0.1: [4.0, 1.0, 2.0], 0.5: [4.0, math.nan]}, ylabel="w", title="Two <paths>")
+    text = alt_text(ax.figure)
+    for part in (
+        "Two <paths>",
+        "x axis: step",
+        "y axis: w",
+        "0.1: from 4 to 2, lowest 1 at 1, highest 4",
+        "0.5: 4 at 0",
+    ):
+        assert part in text
+    html = ax.figure._repr_html_()
+    assert 'alt="Two &lt;paths&gt;. Chart' in html and "data:image/png;base64," in html
+
+
+def test_alt_text_of_panels_images_unnamed_series_and_nothing():
+    fig, axes = lrtut.subplots(1, 2)
+    axes[0].plot([1, 2])
+    axes[1].set_xscale("log")
+    text = alt_text(fig)
+    assert "Panel 1: " in text and "Panel 2: " in text and "log scale" in text and "Series: from 1 to 2" in text
+    ax = lrtut.plot_images(torch.zeros(2, 1, 8, 8), [3, 7])
+    assert "2 images of 8 × 8 pixels, labelled 3, 7" in alt_text(ax.figure)
+    assert alt_text(plt.figure()) == "Empty figure."
