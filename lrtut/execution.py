@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from lrtut.data import resolve_root
 
 CELL_TIMEOUT_S = 600
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,18 @@ def _execute(path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqd
     finally:
         running.discard(pid)
     seconds = time.perf_counter() - start
+    _drop_widgets(document)
     page, _ = HTMLExporter().from_notebook_node(document)
     _write(folder / path.name, nbformat.writes(document))
     _write((folder / path.name).with_suffix(".html"), page)
     return Outcome(path.stem, seconds, peak, error)
+
+
+def _drop_widgets(document: nbformat.NotebookNode) -> None:
+    """Take out progress bars: they closed with their cell, and a page cannot show a closed widget."""
+    for cell in document.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
 
 
 def _peak_memory(pid: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import lrtut.data
+import lrtut.download
 from lrtut import batches, load_mnist
 
 TRAIN, TEST, VAL = 12, 4, 2  # images in the tiny set
@@ -23,7 +24,7 @@ def tiny(tmp_path, monkeypatch):
     raw = tmp_path / "tiny" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     files = {}
-    for name in lrtut.data._FILES:
+    for name in lrtut.download.FILES:
         n = TRAIN if name.startswith("train") else TEST
         if "images" in name:
             header = np.array([0x803, n, 28, 28], dtype=">i4").tobytes()
@@ -33,7 +34,8 @@ def tiny(tmp_path, monkeypatch):
             body = (np.arange(n) % 10).astype(np.uint8).tobytes()
         (raw / name).write_bytes(header + body)
         files[name] = (len(header + body), hashlib.md5(header + body).hexdigest())
-    monkeypatch.setattr(lrtut.data, "_FILES", files)
+    monkeypatch.setattr(lrtut.download, "FILES", files)
+    monkeypatch.setattr(lrtut.data, "FILES", files)
     monkeypatch.setattr(lrtut.data, "_VALIDATION", {"MNIST": VAL, "digits": 250})
     monkeypatch.delenv("LRTUT_DATA", raising=False)
     return tmp_path / "tiny"
@@ -214,7 +216,7 @@ def test_interrupted_download_leaves_nothing(mirror, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lrtut.data, "_download", interrupted)
+        patch.setattr(lrtut.download, "_download", interrupted)
         load_mnist()
     assert list(cache.iterdir()) == []
     assert load_mnist().name == "MNIST"
@@ -224,7 +226,7 @@ def test_who_comes_second_keeps_the_first_ones_cache(mirror):
     packed, cache = mirror
     load_mnist()
     before = (cache / "MNIST").stat().st_ino
-    assert lrtut.data._fill(cache) == ""  # a second process that found no cache when it looked
+    assert lrtut.download.fill(cache) == ""  # a second process that found no cache when it looked
     assert (cache / "MNIST").stat().st_ino == before
 
 
@@ -232,7 +234,7 @@ def test_read_only_cache_ends_in_the_digits(mirror, monkeypatch, capsys):
     def refuse(*_, **__):
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(lrtut.data.Path, "mkdir", refuse)
+    monkeypatch.setattr(lrtut.download.Path, "mkdir", refuse)
     assert load_mnist().name == "digits"
     assert "read-only file system" in capsys.readouterr().out
 
@@ -243,7 +245,7 @@ def test_network_that_swallows_packets(mirror, monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address] * 5)
-        monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 0.4)
+        monkeypatch.setattr(lrtut.download, "_PATIENCE_S", 0.4)
         before = socket.getdefaulttimeout()
         start = time.monotonic()
         assert load_mnist().name == "digits"
@@ -254,7 +256,7 @@ def test_network_that_swallows_packets(mirror, monkeypatch, capsys):
 
 
 def test_patience_leaves_room_under_ten_seconds():
-    assert lrtut.data._PATIENCE_S <= 6  # torchvision's import takes a few more
+    assert lrtut.download._PATIENCE_S <= 6  # torchvision's import takes a few more
 
 
 def test_tests_look_for_the_data_once():

@@ -1,0 +1,114 @@
+"""The project's files say the same thing."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from lrtut.cli import find_lessons
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+REPOSITORY = PROJECT["project"]["urls"]["Repository"]
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def bounds(requirements):
+    return dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", r).groups() for r in requirements)
+
+
+def every_bound():
+    groups = PROJECT["dependency-groups"]
+    plain = [r for group in groups.values() for r in group if isinstance(r, str)]
+    return bounds(PROJECT["project"]["dependencies"] + plain)
+
+
+def test_conda_asks_for_what_pip_asks_for():
+    environment = yaml.safe_load(text("environment.yml"))
+    assert environment["channels"] == ["conda-forge"]
+    asked = [d for d in environment["dependencies"] if isinstance(d, str) and ">=" in d]
+    names = {"pytorch": "torch"}
+    conda = {names.get(name, name): version for name, version in bounds(asked).items()}
+    assert conda.pop("python") == PROJECT["project"]["requires-python"].removeprefix(">=")
+    assert {"torch", "torchvision", "matplotlib", "jupyterlab", "nbmake"} <= set(conda)
+    assert conda == {name: version for name, version in every_bound().items() if name in conda}
+    assert {"pip": ["-e ."]} in environment["dependencies"]
+
+
+def test_constraints_are_versions_only_and_meet_the_bounds():
+    lines = text("constraints.txt").splitlines()
+    pins = dict(re.fullmatch(r"([\w.-]+)==([\w.]+)(?:\+\w+)?", line).groups() for line in lines)
+
+    def number(version):
+        return [int(part) for part in re.findall(r"\d+", version)]
+
+    for name, bound in every_bound().items():
+        assert number(pins[name]) >= number(bound), name
+
+
+def test_lower_bounds_admit_what_colab_has():
+    colab = {
+        "torch": "2.11",
+        "torchvision": "0.26",
+        "numpy": "2.1",
+        "matplotlib": "3.10",
+        "ipywidgets": "7.7",
+        "tqdm": "4.67",
+    }
+    asked = bounds(PROJECT["project"]["dependencies"])
+    for name, version in colab.items():
+        assert [int(p) for p in asked[name].split(".")] <= [int(p) for p in version.split(".")], name
+
+
+def test_the_readmes_commands_are_ci_s():
+    commands = re.search(r"```\n(uv run .+?)```", text("README.md"), re.S)[1].split("\n")
+    assert commands[:2] == ["uv run lrtut run", "uv run pytest"]
+    script = text(".ci/run").splitlines()
+    assert "uv run pytest" in script and any(line.endswith("uv run lrtut run") for line in script)
+    workflow = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
+    assert workflow["steps"][-1]["run"] == ".ci/run"
+    assert workflow["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert {o.split("-")[0] for o in workflow["strategy"]["matrix"]["os"]} == {"ubuntu", "macos", "windows"}
+
+
+def test_the_readme_shows_a_figure_first_and_names_every_lesson():
+    readme = text("README.md")
+    assert readme.index("![") < readme.index("```")
+    for alt, target in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", readme):
+        assert len(alt) > 80 and (ROOT / target).exists()
+    for path in find_lessons(ROOT):
+        assert f"| {path.name[:2]} |" in readme and f"(notebooks/{path.name})" in readme
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_address_is_one():
+    assert f"repository-code: {REPOSITORY}\n" in text("CITATION.cff")
+    assert PROJECT["project"]["version"] in text("CITATION.cff")
+
+
+def test_modules_are_small_and_import_one_way():
+    order = ["download", "data", "models", "training", "sweep", "alttext", "plotting", "execution", "cli"]
+    for i, name in enumerate(order):
+        source = text(f"lrtut/{name}.py")
+        imported = set(re.findall(r"from lrtut\.(\w+) import", source)) | set(
+            re.findall(r"from lrtut import (\w+)", source)
+        )
+        assert imported <= set(order[:i]), (name, imported)
+        assert len(source.splitlines()) <= 300, name
+    assert {p.stem for p in (ROOT / "lrtut").glob("*.py")} == {*order, "__init__"}
+
+
+def test_import_brings_in_nothing_heavy():
+    code = (
+        "import sys, lrtut\n"
+        "print([m for m in ('torchvision', 'sklearn', 'ipywidgets', 'nbclient', 'torch._dynamo') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
