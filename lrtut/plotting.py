@@ -140,8 +140,8 @@ def plot_lr(
     palette = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, max(len(names), 2)))
     every = [rates for rates in names.values()]
     for i, (name, rates) in enumerate(names.items()):
-        x = np.arange(len(rates)) / (steps_per_epoch or 1)
-        ax.plot(x, rates, color=palette[i], ls=_LINES[i % 4], drawstyle="steps-post", label=name)
+        x = np.arange(len(rates) + 1) / (steps_per_epoch or 1)  # the last rate lasts a step too
+        ax.plot(x, np.append(rates, rates[-1]), color=palette[i], ls=_LINES[i % 4], drawstyle="steps-post", label=name)
     values = np.concatenate(every)
     positive = values[values > 0]
     if len(positive) == len(values) and positive.max() / positive.min() > 20:

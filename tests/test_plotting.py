@@ -74,11 +74,11 @@ def test_loss_is_averaged_over_windows_and_divergence_is_marked():
 def test_rates_are_drawn_as_steps_log_where_they_span_decades():
     ax = lrtut.plot_lr(np.array([[0.1, 0.01], [0.001, 0.0001]]))
     assert [line.get_label() for line in ax.lines] == ["group 0", "group 1"]
-    assert ax.get_yscale() == "log" and ax.lines[1].get_ydata().tolist() == [0.01, 0.0001]
+    assert ax.get_yscale() == "log" and ax.lines[1].get_ydata().tolist() == [0.01, 0.0001, 0.0001]
     linear = lrtut.plot_lr({"a": [0.1, 0.05, 0.0]}, steps_per_epoch=2)
     assert linear.get_yscale() == "linear" and linear.get_xlabel() == "epoch"
     assert (
-        linear.lines[0].get_xdata().tolist() == [0, 0.5, 1.0]
+        linear.lines[0].get_xdata().tolist() == [0, 0.5, 1.0, 1.5]
         and linear.get_title(loc="left") == "PyTorch Learning Rate"
     )
 
