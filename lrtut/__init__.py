@@ -4,10 +4,12 @@ from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.models import mlp, small_cnn
 from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
+from lrtut.schedules import CATALOGUE, preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train
 
 __all__ = [
+    "CATALOGUE",
     "Digits",
     "History",
     "Run",
@@ -23,6 +25,7 @@ __all__ = [
     "plot_lr",
     "plot_paths",
     "plot_sweep",
+    "preview",
     "small_cnn",
     "subplots",
     "sweep",

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from lrtut.data import Digits, batches
+from lrtut.schedules import check_bound
 
 _EVALUATION_BATCH = 1000
 
@@ -264,11 +265,7 @@ def _check_scheduler(scheduler, scheduler_step: str, optimizer, epochs: int, ste
         raise ValueError(f"scheduler_step={scheduler_step!r}: give 'epoch' or 'batch'.")
     if scheduler is None:
         return
-    name = type(scheduler).__name__
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ValueError(
-            f"this {name} belongs to another optimizer: construct it with the one that you pass to train()."
-        )
+    check_bound(scheduler, optimizer, "the one that you pass to train()")
     if isinstance(scheduler, ReduceLROnPlateau):
         if scheduler_step == "batch":
             raise ValueError("ReduceLROnPlateau looks at the validation loss, so use scheduler_step='epoch'.")
