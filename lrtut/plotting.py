@@ -167,7 +167,8 @@ def final_loss(result: Any) -> float:
 def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", title: str = "", ax: Axes = None) -> Axes:
     """Draw the final loss against the learning rate: a dot a run, the median as a line, a band from least to most.
 
-    A rate at which some run diverged or failed is marked by a cross on the upper edge, with how many did.
+    A rate at which some run diverged or failed is marked by a cross on the upper edge, with how many did. In the median
+    such a run counts as infinite, so the line breaks off where most did.
 
     Args:
         runs: what `sweep` returned; each result is a History or a number (see `final_loss`).
@@ -182,7 +183,7 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
         ax.fill_between(
             whole, *([f(finite[lr]) for lr in whole] for f in (min, max)), color="0.88", label="range over seeds"
         )
-        ax.plot(whole, [np.median(finite[lr]) for lr in whole], color="0.35", lw=1.2, label="median")
+        ax.plot(whole, [_median(losses[lr]) for lr in whole], color="0.35", lw=1.2, label="median")
     for lr in whole:
         ax.plot([lr] * len(finite[lr]), finite[lr], color=colors[lr], marker="o", ls="none")
     lost = {lr: len(losses[lr]) - len(finite[lr]) for lr in lrs if len(losses[lr]) > len(finite[lr])}
@@ -224,6 +225,11 @@ def _show_as_html_alone() -> None:
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         shell.display_formatter.formatters["image/png"].for_type(CourseFigure, lambda figure: None)
+
+
+def _median(losses: Sequence[float]) -> float:
+    median = np.median([loss if math.isfinite(loss) else math.inf for loss in losses])
+    return median if math.isfinite(median) else math.nan
 
 
 def _axes(ax: Axes | None, **kwargs) -> Axes:

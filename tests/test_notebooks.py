@@ -20,6 +20,7 @@ REPOSITORY = next(
 )
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 MOST_LINES = 25
+WHOLE_PROGRAM = ("03_exponential_lr", "program-run")  # the one cell that may be longer
 
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
@@ -53,7 +54,8 @@ def test_valid_with_telling_ids_and_no_outputs(path):
     assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z][a-z0-9-]+", i) for i in ids)
     for cell in code_cells(path):
         assert cell.outputs == [] and cell.execution_count is None, cell.id
-        assert len(cell.source.splitlines()) <= MOST_LINES, cell.id
+        most = 40 if (path.stem, cell.id) == WHOLE_PROGRAM else MOST_LINES
+        assert len(cell.source.splitlines()) <= most, cell.id
 
 
 @each_lesson

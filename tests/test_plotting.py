@@ -85,12 +85,14 @@ def test_rates_are_drawn_as_steps_log_where_they_span_decades():
 
 def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
     runs = [Run(0.1, s, loss) for s, loss in enumerate((1.0, 2.0, 6.0))]
+    runs += [Run(0.5, s, loss) for s, loss in enumerate((1.0, 3.0, math.nan))]
     runs += [Run(1.0, 0, math.nan), Run(1.0, 1, 3.0), Run(10.0, 0, None, ValueError("x"))]
     ax = lrtut.plot_sweep(runs)
     lines = {line.get_label(): line for line in ax.lines}
-    assert lines["median"].get_xydata().tolist() == [[0.1, 2.0], [1.0, 3.0]]
+    # A diverged run counts as infinite: the middle one of 1, 3 and it is 3; of 3 and it there is none.
+    np.testing.assert_array_equal(lines["median"].get_xydata(), [[0.1, 2.0], [0.5, 3.0], [1.0, math.nan]])
     crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "X"]
-    assert crosses == [1.0, 10.0] and [text.get_text() for text in ax.texts] == ["1", "1"]
+    assert crosses == [0.5, 1.0, 10.0] and [text.get_text() for text in ax.texts] == ["1", "1", "1"]
     assert ax.get_xscale() == "log"
 
 
