@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -199,6 +200,18 @@ def test_bad_download_ends_in_the_digits_and_leaves_nothing(mirror, capsys, faul
     assert load_mnist().name == "MNIST"
 
 
+def test_download_that_torchvision_lets_through_is_checked_again(mirror, monkeypatch):
+    import torchvision
+
+    packed, cache = mirror
+    resources = [(name, None) for name, md5 in torchvision.datasets.MNIST.resources]  # no checksum: all is welcome
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
+    images = packed / "train-images-idx3-ubyte.gz"
+    images.write_bytes(gzip.compress(gzip.decompress(images.read_bytes())[:-1] + b"x"))
+    assert load_mnist().name == "digits"
+    assert list(cache.iterdir()) == []
+
+
 def test_damaged_cache_is_filled_again(mirror):
     packed, cache = mirror
     load_mnist()
@@ -253,6 +266,28 @@ def test_network_that_swallows_packets(mirror, monkeypatch, capsys):
         assert socket.getdefaulttimeout() == before
     assert "could not be had" in capsys.readouterr().out
     assert list(mirror[1].iterdir()) == []
+
+
+def test_server_that_drips(mirror, monkeypatch, capsys):
+    import torchvision
+
+    def drip(server):
+        with contextlib.suppress(OSError):  # until the test or the client hangs up
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(200):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=drip, args=(server,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
+        monkeypatch.setattr(lrtut.download, "_PATIENCE_S", 0.5)  # no wait is as long as that, and yet nothing comes
+        start = time.monotonic()
+        assert load_mnist().name == "digits"
+        assert time.monotonic() - start < 5
+    assert "the network brought nothing for 0.5 s" in capsys.readouterr().out
 
 
 def test_patience_leaves_room_under_ten_seconds():
