@@ -5,6 +5,7 @@ import os
 
 def pytest_configure(config):
     if not hasattr(config, "workerinput"):  # xdist's workers inherit what the first process found
+        from lrtut.data import find_data
         from lrtut.execution import kernel_environment
 
-        os.environ.update(kernel_environment())
+        os.environ.update(kernel_environment(find_data()[0]))

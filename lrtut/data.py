@@ -72,7 +72,7 @@ def load_mnist(
     """
     if train_size is not None:
         _check_whole("train_size", train_size)
-    source, origin = _find(root)
+    source, origin = find_data(root)
     if source == DIGITS:
         name, (x, y, x_test, y_test) = DIGITS, _read_digits()
     else:
@@ -95,15 +95,6 @@ def load_mnist(
     data = Digits(*(t.to(device) for t in parts), name=name)
     print(f"{data}{note}, from {origin}.")
     return data
-
-
-def resolve_root() -> str:
-    """What `load_mnist()` would read now: a folder, or `"digits"`. Downloads if need be, and prints nothing.
-
-    A parent process calls it once and hands the answer to its children in `LRTUT_DATA`, so that a network that
-    swallows packets is waited for once.
-    """
-    return str(_find(None)[0])
 
 
 def default_device(device: torch.device | str | None = None) -> torch.device:
@@ -174,8 +165,15 @@ def _check_whole(name: str, value: int) -> None:
 # --- where the data are -----------------------------------------------------------------------------------------
 
 
-def _find(root: str | os.PathLike | None) -> tuple[str | Path, str]:
-    """(folder that holds MNIST/raw, or "digits"; words for the printed line)."""
+def find_data(root: str | os.PathLike | None = None) -> tuple[str, str]:
+    """What `load_mnist(root)` reads: the folder that holds `MNIST/raw/`, or `"digits"`; and words that say why.
+
+    Downloads MNIST if need be. A parent process calls it once and hands the answer to its children in `LRTUT_DATA`, so
+    that a network that swallows packets is waited for once.
+
+    Raises:
+        DataError: `root` or `LRTUT_DATA` names a folder that cannot be used.
+    """
     asked, by = (root, "root") if root is not None else (os.environ.get("LRTUT_DATA") or None, "LRTUT_DATA")
     if asked is not None:
         if str(asked) == DIGITS:
@@ -187,7 +185,7 @@ def _find(root: str | os.PathLike | None) -> tuple[str | Path, str]:
                 f"scikit-learn's digits, or leave {by} out to let MNIST be downloaded."
             )
         verify(folder)
-        return folder, str(folder)
+        return str(folder), str(folder)
     cache = Path(platformdirs.user_cache_dir("lrtut"))
     try:
         verify(cache)
@@ -195,7 +193,7 @@ def _find(root: str | os.PathLike | None) -> tuple[str | Path, str]:
         failure = fill(cache)
         if failure:
             return DIGITS, f"scikit-learn: MNIST could not be had ({failure}), so figures will differ"
-    return cache, str(cache)
+    return str(cache), str(cache)
 
 
 def _read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbconvert import HTMLExporter
 from tqdm.auto import tqdm
 
-from lrtut.data import resolve_root
+from lrtut.data import DIGITS, find_data
 
 CELL_TIMEOUT_S = 600
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -41,7 +41,9 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[
     Raises:
         DataError: LRTUT_DATA names a folder that cannot be used.
     """
-    os.environ.update(kernel_environment())
+    source, origin = find_data()
+    os.environ.update(kernel_environment(source))
+    print(f"Data: {'' if source == DIGITS else 'MNIST in '}{origin}.")
     folder.mkdir(parents=True, exist_ok=True)
     documents = [nbformat.read(path, as_version=4) for path in notebooks]
     cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
@@ -64,15 +66,11 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[
             pool.shutdown()
 
 
-def kernel_environment() -> dict[str, str]:
-    """Environment variables for kernels: one thread each, and the data that were found.
-
-    Raises:
-        DataError: LRTUT_DATA names a folder that cannot be used.
-    """
+def kernel_environment(source: str) -> dict[str, str]:
+    """Environment variables for kernels: one thread each, and where the data are (what `find_data` said)."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # A kernel's debugger warns on stderr about frozen modules; a lesson needs no debugger.
-    return threads | {"LRTUT_DATA": resolve_root(), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return threads | {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

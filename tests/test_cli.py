@@ -37,7 +37,7 @@ def test_run_executes_writes_and_reports(checkout, capsys):
     assert "cell 2: ValueError: too steep" in rows["02_lesson"]
     assert int(rows["01_lesson"].split()[2]) > 100  # MB: torch was imported
     folder = checkout / "build" / "course"
-    assert str(folder) in out
+    assert str(folder) in out and "Data: scikit-learn, as LRTUT_DATA=digits asks" in out
     assert sorted(p.name for p in folder.iterdir()) == [
         f"0{n}_lesson.{e}" for n in (1, 2, 3) for e in ("html", "ipynb")
     ]
