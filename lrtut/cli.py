@@ -47,8 +47,8 @@ def list_lessons() -> int:
 
     for path in find_lessons(find_checkout()):
         head = nbformat.read(path, as_version=4).cells[0].source
-        title = re.search(r"^# (.+)$", head, re.M)
-        minutes = re.search(r"\*\*Time:\*\* ([^\n]+)", head)
+        title = re.search(r"^# (?:\d\d · )?(.+)$", head, re.M)
+        minutes = re.search(r"\*\*Time:\*\* ([^\n]+?)\.?$", head, re.M)
         learn = re.findall(r"^- (.+)$", head, re.M)
         print(f"{path.stem[:2]}  {title[1] if title else path.stem}" + (f"  ({minutes[1]})" if minutes else ""))
         for line in learn:

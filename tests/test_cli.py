@@ -26,7 +26,7 @@ def checkout(tmp_path, monkeypatch):
 def test_list(checkout, capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    assert "01  01 · Lesson 1  (1 minutes.)" in out and "- do 3." in out and "scratch" not in out
+    assert "01  Lesson 1  (1 minutes)" in out and "- do 3." in out and "scratch" not in out
 
 
 def test_run_executes_writes_and_reports(checkout, capsys):
