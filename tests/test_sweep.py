@@ -108,7 +108,7 @@ def test_same_to_the_bit_whatever_the_executor():
     assert {threads for _, _, threads in results[-1]} == {1}
 
 
-def test_interrupt_is_raised_and_starts_nothing_more():
+def test_interrupt_is_raised_and_starts_nothing_more(ctrl_c):
     started = []
 
     def run(lr, seed):

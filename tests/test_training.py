@@ -169,7 +169,7 @@ def test_a_dataloader_will_do():
 
 
 @pytest.mark.parametrize("step", [0, 5])
-def test_interrupt_waits_for_the_step_and_keeps_the_record(step):
+def test_interrupt_waits_for_the_step_and_keeps_the_record(step, ctrl_c):
     model, optimizer, data = setting(momentum=0.9)
     calls = []
 
@@ -188,7 +188,7 @@ def test_interrupt_waits_for_the_step_and_keeps_the_record(step):
     assert torch.equal(flat(model), flat(twin))  # the step in hand is whole
 
 
-def test_second_interrupt_does_not_wait():
+def test_second_interrupt_does_not_wait(ctrl_c):
     model, optimizer, data = setting()
 
     def stuck(out, target):
