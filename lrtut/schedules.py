@@ -69,9 +69,9 @@ def linear_warmup(step: int, *, steps: int, start: float = 0.1) -> float:
 def warmup_stable_decay(
     step: int, *, warmup: int, stable: int, decay: int, start: float = 0.1, final: float = 0.0
 ) -> float:
-    """A linear warm-up of `warmup` steps from `start` to 1, `stable` steps at 1, a linear decay of `decay` steps.
+    """Linear from `start` to 1 in `warmup` steps, 1 for `stable` more, linear to `final` in `decay` more.
 
-    It ends at `final`, and stays there. Like a `SequentialLR` of three. Source: Hägele et al. (2024),
+    It stays at `final`. Like a `SequentialLR` of three. Source: Hägele et al. (2024),
     arXiv 2405.18392.
     """
     _check_steps("decay", decay)
@@ -201,7 +201,7 @@ _LIST = [
             lr_lambda=functools.partial(warmup_stable_decay, warmup=10, stable=30, decay=20),
         ),
         "η · f(t)",
-        "Any schedule that you can write as a function of the step. The function itself is not saved.",
+        "Any schedule that you can write as a function of the step. A plain function is not saved with its state.",
     ),
     Entry(
         "MultiplicativeLR",
@@ -230,7 +230,7 @@ _LIST = [
     Entry(
         "LinearLR",
         _make(torch_schedulers.LinearLR, start_factor=0.1, total_iters=20),
-        "η · (s + (e - s) · t/T) for t < T = total_iters, then η · e",
+        "η · (s + (e - s) · t/T) for t < T = total_iters, then η · e; s = start_factor, e = end_factor",
         "A linear warm-up. Mind its default start factor of 1/3.",
     ),
     Entry(
@@ -261,13 +261,13 @@ _LIST = [
         "CyclicLR",
         _make(torch_schedulers.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=8, step_size_down=12),
         "up from base_lr to max_lr and down again, linearly, for ever",
-        "Cycles, counted in batches. It overwrites the optimizer's own rate.",
+        "Cycles, counted in batches. It overwrites the optimizer's own rate, and its momentum.",
     ),
     Entry(
         "OneCycleLR",
         _make(torch_schedulers.OneCycleLR, max_lr=0.1, total_steps=STEPS, three_phase=True),
-        "up from max_lr/25 to max_lr, down again, and (three_phase) on down to max_lr/250,000",
-        "Fast training in a known number of batches. It overwrites the optimizer's own rate.",
+        "up from max_lr/25 to max_lr, then down to max_lr/250,000 (with three_phase by way of max_lr/25)",
+        "Fast training in a known number of batches. It overwrites the optimizer's own rate, and its momentum.",
     ),
     Entry(
         "ReduceLROnPlateau",
