@@ -4,6 +4,8 @@ from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.models import mlp, small_cnn
 from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
+from lrtut.range_test import RangeTest, lr_range_test
+from lrtut.rules import NoSuggestion
 from lrtut.schedules import CATALOGUE, preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train
@@ -12,11 +14,14 @@ __all__ = [
     "CATALOGUE",
     "Digits",
     "History",
+    "NoSuggestion",
+    "RangeTest",
     "Run",
     "alt_text",
     "batches",
     "evaluate",
     "lr_colors",
+    "lr_range_test",
     "load_mnist",
     "mlp",
     "normalise",

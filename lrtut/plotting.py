@@ -39,7 +39,7 @@ def _style():
     matplotlib.interactive(interactive)
 
 
-_styled = _style()  # as a decorator, it is entered anew at each call
+styled = _style()  # as a decorator, it is entered anew at each call
 
 
 class CourseFigure(Figure):
@@ -49,7 +49,7 @@ class CourseFigure(Figure):
     class, unlike a registered formatter, survives pyplot's set-up of its inline backend.
     """
 
-    @_styled
+    @styled
     def _repr_html_(self) -> str:
         picture = io.BytesIO()
         self.savefig(picture, format="png")
@@ -59,7 +59,7 @@ class CourseFigure(Figure):
         return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
 
 
-@_styled
+@styled
 def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
     """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels."""
     _show_as_html_alone()
@@ -82,7 +82,7 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     return {lr: colors[lr] for lr in lrs}
 
 
-@_styled
+@styled
 def plot_paths(
     paths: Mapping[Any, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
 ) -> Axes:
@@ -90,10 +90,10 @@ def plot_paths(
     ax = _axes(ax)
     for i, (key, color) in enumerate(_colors(paths).items()):
         ax.plot(paths[key], color=color, marker=_MARKERS[i % len(_MARKERS)], ls=_LINES[i % 4], label=_label(key))
-    return _finish(ax, xlabel, ylabel, title)
+    return finish(ax, xlabel, ylabel, title)
 
 
-@_styled
+@styled
 def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None) -> Axes:
     """Draw the training loss at each step, log scale.
 
@@ -115,10 +115,10 @@ def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, ti
             ax.plot(steps[finite][-1], mean[finite][-1], color=color, marker="X", ms=9, ls="none")
     ax.set_yscale("log")
     what = "training loss" if window == 1 else f"training loss, mean of {window} steps"
-    return _finish(ax, "step", what, title)
+    return finish(ax, "step", what, title)
 
 
-@_styled
+@styled
 def plot_lr(
     lrs: Any, *, steps_per_epoch: int | None = None, title: str = "PyTorch Learning Rate", ax: Axes = None
 ) -> Axes:
@@ -148,7 +148,7 @@ def plot_lr(
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=min(0, values.min()))
-    return _finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title)
+    return finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title)
 
 
 def final_loss(result: Any) -> float:
@@ -163,7 +163,7 @@ def final_loss(result: Any) -> float:
     return (result.val_loss or result.loss)[-1]
 
 
-@_styled
+@styled
 def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", title: str = "", ax: Axes = None) -> Axes:
     """Draw the final loss against the learning rate: a dot a run, the median as a line, a band from least to most.
 
@@ -195,10 +195,10 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
             ax.annotate(str(count), (lr, 0.97), (0, -16), xycoords=edge, textcoords="offset points", ha="center")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    return _finish(ax, "learning rate", ylabel, title)
+    return finish(ax, "learning rate", ylabel, title)
 
 
-@_styled
+@styled
 def plot_images(
     x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
 ) -> Axes:
@@ -247,7 +247,8 @@ def _label(key: Any) -> str:
     return f"{key:g}" if isinstance(key, int | float) else str(key)
 
 
-def _finish(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:
+def finish(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:
+    """Label the axes, and draw a legend if a series has a name."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         ax.set_title(title)

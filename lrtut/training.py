@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from lrtut.data import Digits, batches
+from lrtut.interrupts import held_back
 from lrtut.schedules import check_bound
 
 _EVALUATION_BATCH = 1000
@@ -111,7 +109,7 @@ def train(
 
     history = History(steps_per_epoch=steps)
     bar = tqdm(total=epochs * steps, desc="train", unit="step", delay=2, leave=False, disable=not progress)
-    with bar, _whole_steps() as interrupted:
+    with bar, held_back() as interrupted:
         losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
         try:
             for epoch in range(1, epochs + 1):
@@ -219,32 +217,6 @@ def _flush(losses: list[Tensor], history: History) -> bool:
 def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:
     lrs = ", ".join(f"{rate:g}" for rate in rates)
     return f"Train Epoch: {epoch} batch-{batch}  Loss: {loss:.6f}  Learning Rate: {lrs}"
-
-
-@contextlib.contextmanager
-def _whole_steps() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C until the step in hand is whole: yields a function that says whether it came.
-
-    A second Ctrl-C is not held back. Only the main thread gets signals; elsewhere nothing is done.
-    """
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
-        return
-
-    def note(signum, frame):
-        came.set()
-        signal.signal(signal.SIGINT, previous)
-
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler:  # somebody else's handling of Ctrl-C is left alone
-        yield came.is_set
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield came.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 # --- misuse -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,53 @@
+"""The figure of a range test."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from lrtut.plotting import finish, styled, subplots
+from lrtut.rules import NoSuggestion, ceiling
+
+if TYPE_CHECKING:
+    from lrtut.range_test import RangeTest
+
+
+@styled
+def plot_range_test(test: RangeTest, *, title: str = "Learning-rate range test", ax: Axes | None = None) -> Axes:
+    """Draw the raw and the smoothed loss against the first group's rate, the suggestion, and why it is that.
+
+    The shaded region reaches from the suggestion to the rate at the minimum. Where there is no suggestion, the words say
+    what was seen instead.
+    """
+    ax = ax if ax is not None else subplots()[1]
+    finite = np.isfinite(test.loss)
+    ax.plot(test.lr[finite], test.loss[finite], color="0.7", lw=1, label="loss before each step")
+    ax.plot(test.lr, test.smoothed, color="#31688e", lw=2, label="smoothed")
+    try:
+        suggestion = test.suggestion()
+    except NoSuggestion as refusal:
+        why = f"No suggestion: {refusal}"
+    else:
+        lowest = suggestion * test.divisor
+        ax.axvspan(suggestion, lowest, color="#fde725", alpha=0.25, lw=0, label="from the suggestion to the minimum")
+        ax.axvline(suggestion, color="#440154", ls="--", label=f"suggestion {suggestion:.2g}")
+        ax.plot(lowest, np.nanmin(test.smoothed), color="#440154", marker="v", ls="none", label=f"minimum {lowest:.2g}")
+        why = f"The smoothed loss is lowest at {lowest:.2g}; beside the cliff one keeps a distance: a {_part(test.divisor)} of it, {suggestion:.2g}."
+    shown = test.loss[finite]
+    if len(shown):
+        bottom, top = shown.min(), min(shown.max(), ceiling(shown))
+        margin = 0.05 * (top - bottom)
+        ax.set_ylim(bottom - margin, max(top, bottom) + margin + 1e-12)
+    if (np.diff(test.lr) > 1.5 * np.diff(test.lr)[:1]).any():  # exponential: the steps in rate grow
+        ax.set_xscale("log")
+    finish(ax, "learning rate", "training loss", title)
+    inches = ax.get_position().width * ax.figure.get_figwidth()
+    ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(14 * inches))))
+    return ax
+
+
+def _part(divisor: float) -> str:
+    return {2.0: "half", 4.0: "quarter"}.get(divisor, f"{divisor:g}th")

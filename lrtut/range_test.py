@@ -1,0 +1,277 @@
+"""The learning-rate range test: one short run in which the rate grows, and the rate that it suggests.
+
+Smith (2015), arXiv 1506.01186. How good the suggestion is, against other finders and the truth: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lrtut.range_plot import plot_range_test
+from lrtut.rules import FIRST, LEAST, ONE_CYCLE, RULES, NoSuggestion, ceiling, minimum, smooth, usable
+from lrtut.snapshot import restored
+
+_BROKEN_FOR = 0.2  # decades above the ceiling that end the test
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
+
+    `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
+    `divisor` is what the default rule divides the rate at the minimum by: 2 for SGD without momentum, else 4.
+    """
+
+    lrs: np.ndarray
+    loss: np.ndarray
+    divisor: float = 4.0
+
+    @property
+    def lr(self) -> np.ndarray:
+        """The first parameter group's rates `[steps]`."""
+        return self.lrs[:, 0]
+
+    @cached_property
+    def smoothed(self) -> np.ndarray:
+        """The loss `[steps]` as the default rule sees it: clipped, smoothed, and NaN from the first loss that is not finite."""
+        lrs, losses = usable(self.lr, self.loss)
+        padded = np.full(len(self.loss), math.nan)
+        if len(losses):
+            padded[: len(losses)] = smooth(lrs, losses)
+        return padded
+
+    def suggestion(self, rule: str = "minimum") -> float:
+        """A learning rate for the first parameter group; the others keep their ratio to it.
+
+        Args:
+            rule: `"minimum"` takes the rate at the minimum of the smoothed loss, divided by `divisor`. `"minimum/10"`,
+                `"steepest"` and `"valley"` are what others use, for comparison (`lrtut.rules`).
+
+        Raises:
+            NoSuggestion: (a ValueError) the curve supports none; the message says what was seen, and what to try.
+            ValueError: an unknown rule.
+        """
+        if rule not in RULES:
+            raise ValueError(f"rule={rule!r}: give one of {', '.join(map(repr, RULES))}.")
+        if len(self.loss) and not math.isfinite(self.loss[0]):
+            raise NoSuggestion(
+                f"the loss was {self.loss[0]} at the first step, before any rate could do harm: look for it in the "
+                "inputs, the weights and the loss function."
+            )
+        lrs, losses = usable(self.lr, self.loss)
+        if len(lrs) < LEAST:
+            raise NoSuggestion(
+                f"{len(lrs)} usable points, {LEAST} are needed: the loss was not finite from {self.lr[len(lrs)]:.3g} on. "
+                "Try a smaller start_lr, or more steps."
+                if len(lrs) < len(self.loss)
+                else f"{len(lrs)} usable points, {LEAST} are needed: try a smaller start_lr, or more steps."
+            )
+        if rule != "minimum":
+            return RULES[rule](lrs, losses)
+        return minimum(lrs, losses, broke=len(lrs) < len(self.loss)) / self.divisor
+
+    def max_lr(self) -> float:
+        """A `max_lr` for OneCycleLR: about 2.2 × the best constant rate. Raises NoSuggestion, as `suggestion` does."""
+        return ONE_CYCLE * self.suggestion()
+
+    def plot(self, ax=None):
+        """Draw the curve, the suggestion, the region that it comes from, and why, in words; returns the Axes."""
+        return plot_range_test(self, ax=ax)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, fit for JSON but for a NaN; `RangeTest.from_dict` reads them back."""
+        return {"lrs": self.lrs.tolist(), "loss": self.loss.tolist(), "divisor": self.divisor}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> RangeTest:
+        """What `to_dict` wrote."""
+        return cls(np.array(record["lrs"], float), np.array(record["loss"], float), record["divisor"])
+
+
+def lr_range_test(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Any],
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    *,
+    start_lr: float = 1e-6,
+    end_lr: float = 10.0,
+    steps: int = 200,
+    scale: str = "exponential",
+    stop_when_diverged: bool = True,
+    train_step: Callable[[Any], Tensor | float] | None = None,
+    progress: bool = True,
+) -> RangeTest:
+    """Train for a few steps while the rate grows from `start_lr` to `end_lr`, then put everything back.
+
+    Afterwards, and after an exception or an interrupt too, model, optimizer and random states are to the bit what they
+    were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.snapshot.restored`).
+
+    Args:
+        model: trained in train mode: as it is, if it is in train mode, else after `model.train()`.
+        optimizer: of any kind whose `step()` needs no closure. Its groups keep the ratios of their rates; `start_lr` and
+            `end_lr` are the first group's.
+        batches: an iterable of `(inputs, targets)`, begun anew when it ends: a list, a DataLoader, `lrtut.batches`.
+            They are moved to the model's device.
+        loss_fn: `(outputs, targets) -> scalar`.
+        start_lr: rate of the first step.
+        end_lr: rate of the last step.
+        steps: number of steps, at least 20.
+        scale: `"exponential"`, the same number of steps in each decade, or `"linear"`.
+        stop_when_diverged: end at a loss that is not finite, and when the losses of a fifth of a decade all lie above
+            four times the first losses' median.
+        train_step: used in place of the built-in step: takes what `batches` yields, does forward, backward and
+            `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For batches
+            that are dicts, several inputs, mixed precision, gradient accumulation, the validation loss:
+            docs/range_test.md.
+        progress: show a bar on anything longer than two seconds.
+
+    Raises:
+        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew.
+    """
+    _check_arguments(start_lr, end_lr, steps, scale)
+    ratios = _ratios(optimizer)
+    space = np.geomspace if scale == "exponential" else np.linspace
+    rates = space(start_lr, end_lr, steps)[:, None] * ratios
+    losses: list[float] = []
+    watch = _Watch()
+    bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
+    with bar, restored(model, optimizer, batches):
+        if not model.training:
+            model.train()
+        step_with = train_step or _built_in_step(model, optimizer, loss_fn)
+        set_rates = _rate_setter(optimizer)
+        for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
+            set_rates(row)
+            if train_step is not None:
+                optimizer.zero_grad()
+            losses.append(_as_float(step_with(batch)))
+            bar.update()
+            if stop_when_diverged and watch.diverged(row[0], losses[-1]):
+                break
+    recorded = rates[: len(losses)]
+    recorded.setflags(write=False)
+    return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
+
+
+def _built_in_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: Callable) -> Callable[[Any], Tensor]:
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def step(batch: Any) -> Tensor:
+        try:
+            inputs, targets = batch
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"a batch is a {type(batch).__name__}, not a pair (inputs, targets): give a train_step that takes it."
+            ) from None
+        if isinstance(batch, dict):
+            raise ValueError("a batch is a dict, not a pair (inputs, targets): give a train_step that takes it.")
+        optimizer.zero_grad()
+        loss = loss_fn(model(inputs.to(device)), targets.to(device))
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _as_float(loss: Tensor | float) -> float:
+    try:
+        return loss.item() if isinstance(loss, Tensor) else float(loss)
+    except (TypeError, ValueError, RuntimeError):
+        what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(f"the loss is {what}: a range test needs one number a step (a mean, a sum).") from None
+
+
+def _endless(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches over and over."""
+    count = 0
+    while True:
+        before = count
+        for batch in batches:
+            count += 1
+            yield batch
+        if count == 0:
+            raise ValueError("batches is empty: there is no batch to train on.")
+        if count == before:
+            raise ValueError(
+                f"batches ended after {count} and cannot be begun anew: give a list, a DataLoader or "
+                "lrtut.batches(), or fewer steps."
+            )
+
+
+def _rate_setter(optimizer: torch.optim.Optimizer) -> Callable[[list[float]], None]:
+    """Writes a rate into each group; a tensor where there was one, but never into that one, which others may share."""
+    groups = optimizer.param_groups
+    for group in groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["lr"].clone()
+
+    def set_rates(rates: list[float]) -> None:
+        for group, rate in zip(groups, rates, strict=True):
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    return set_rates
+
+
+def _ratios(optimizer: torch.optim.Optimizer) -> np.ndarray:
+    """Each group's rate over the first one's `[groups]`."""
+    rates = np.array([float(group["lr"]) for group in optimizer.param_groups])
+    if (rates == rates[0]).all():
+        return np.ones(len(rates))
+    if not (rates[0] > 0 and np.isfinite(rates).all() and (rates >= 0).all()):
+        raise ValueError(
+            f"the groups' rates are {rates.tolist()}: their ratios to the first are kept, so it must be above zero. "
+            "Set param_groups[i]['lr'] to what you mean to train with."
+        )
+    return rates / rates[0]
+
+
+def _divisor(optimizer: torch.optim.Optimizer) -> float:
+    plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
+    return 2.0 if plain else 4.0
+
+
+class _Watch:
+    """Says when a run is past help: a loss that is not finite, or `_BROKEN_FOR` decades above the ceiling."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.ceiling = math.inf
+        self.broken_since = math.inf
+
+    def diverged(self, lr: float, loss: float) -> bool:
+        if not math.isfinite(loss):
+            return True
+        if len(self.first) < FIRST:
+            self.first.append(loss)
+            if len(self.first) == FIRST:
+                self.ceiling = ceiling(np.array(self.first))
+            return False
+        self.broken_since = min(self.broken_since, lr) if loss > self.ceiling else math.inf
+        return lr >= self.broken_since * 10**_BROKEN_FOR
+
+
+def _check_arguments(start_lr: float, end_lr: float, steps: int, scale: str) -> None:
+    for name, value in {"start_lr": start_lr, "end_lr": end_lr}.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: give a rate above zero.")
+    if start_lr >= end_lr:
+        raise ValueError(f"start_lr={start_lr!r} is not below end_lr={end_lr!r}: the rate must grow.")
+    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < LEAST:
+        raise ValueError(f"steps={steps!r}: give a whole number of at least {LEAST}.")
+    if scale not in ("exponential", "linear"):
+        raise ValueError(f"scale={scale!r}: give 'exponential' or 'linear'.")

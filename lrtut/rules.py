@@ -1,0 +1,171 @@
+"""From the curve of a range test to a learning rate: the course's rule, and the ones that others use.
+
+A rule takes the rates `[N]` (ascending) and the losses `[N]` (the loss at each of them) and returns one rate. All work
+on the usable part of a curve, which `usable` cuts out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+WIDTH = 0.2
+"""Standard deviation of the smoothing, in decades of the rate."""
+CEILING = 4.0
+"""Losses are clipped at so many times the level at the start."""
+FIRST = 10
+"""The level at the start is the median of so many losses."""
+LEAST = 20
+"""A curve needs so many usable points."""
+ONE_CYCLE = 2.2
+"""OneCycleLR's best `max_lr` is about so many times the best constant rate."""
+
+
+class NoSuggestion(ValueError):
+    """The curve holds no rate that one could stand for; the message says what was seen, and what to try."""
+
+
+def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The curve up to its first loss that is not finite, clipped at `CEILING` × the median of the first `FIRST`."""
+    finite = np.isfinite(losses)
+    stop = len(losses) if finite.all() else int(finite.argmin())
+    lrs, losses = lrs[:stop], losses[:stop]
+    if stop == 0:
+        return lrs, losses
+    return lrs, np.minimum(losses, ceiling(losses))
+
+
+def ceiling(losses: np.ndarray) -> float:
+    """The loss above which a run counts as broken; also for losses that may be negative."""
+    level = float(np.median(losses[:FIRST]))
+    return level + (CEILING - 1) * abs(level)
+
+
+def smooth(lrs: np.ndarray, losses: np.ndarray, *, width: float = WIDTH) -> np.ndarray:
+    """A centred Gaussian mean over the logarithm of the rate, of the logarithm of the loss.
+
+    A loss that is nowhere positive or sometimes not is averaged as it is. The weights are normalised at the edges.
+
+    Args:
+        lrs: `[N]`.
+        losses: `[N]`, finite.
+        width: standard deviation, decades.
+    """
+    positive = bool((losses > 0).all())
+    values = np.log(losses) if positive else losses
+    mean = _kernel(lrs, width) @ values
+    return np.exp(mean) if positive else mean
+
+
+def _kernel(lrs: np.ndarray, width: float) -> np.ndarray:
+    """Weights `[N, N]`; each row sums to 1. A point stands for the stretch around it, which matters on a linear grid."""
+    place = np.log10(lrs / lrs[0])
+    weights = np.exp(-0.5 * ((place[:, None] - place[None, :]) / width) ** 2)
+    if len(place) > 1:
+        weights = weights * np.gradient(place)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> float:
+    """The rate at which the smoothed loss is lowest.
+
+    Args:
+        lrs: `[N]`.
+        losses: `[N]`.
+        broke: the sweep went on, to a loss that was not finite.
+
+    Raises:
+        NoSuggestion: the loss fell by less than its noise, or (unless `broke`) had not risen again by more than its
+            noise where the sweep ended; the lowest loss is the very first.
+    """
+    smoothed = smooth(lrs, losses)
+    # The noise and the falls are compared as logarithms where the loss has one: no unit then.
+    scale = np.log if (losses > 0).all() else np.asarray
+    curve = scale(smoothed)
+    lowest = int(curve.argmin())
+    if curve.max() - curve.min() <= 1e-9 * max(1.0, np.abs(curve).max()):
+        raise NoSuggestion(
+            f"the loss stands at {losses[0]:.4g} at every rate. Do the parameters get a gradient "
+            "(requires_grad), and are they the ones that the optimizer has?"
+        )
+    noise = _noise(scale(losses))
+    ends = f"between {lrs[0]:.3g} and {lrs[-1]:.3g}"
+    if lowest == 0 or curve[: lowest + 1].max() - curve[lowest] <= _FALL * noise:
+        if _rises(curve, noise):
+            raise NoSuggestion(
+                f"the loss only rises {ends}: even the smallest rate is too large. Try a smaller start_lr."
+            )
+        raise NoSuggestion(
+            f"{ends} the loss fell by less than its noise. Try a larger end_lr, more steps, or larger batches; or "
+            "nothing can be learned here."
+        )
+    if not broke and curve[lowest:].max() - curve[lowest] <= _RISE * noise:
+        raise NoSuggestion(f"the loss still falls at the end of the sweep, at {lrs[-1]:.3g}: try a larger end_lr.")
+    return float(lrs[lowest])
+
+
+_FALL, _RISE = 1.0, 0.5
+
+
+def _noise(values: np.ndarray) -> float:
+    """Standard deviation of one loss around its trend: from the differences of neighbours, which a trend hardly shifts."""
+    differences = np.diff(values)
+    return float(1.4826 * np.median(np.abs(differences - np.median(differences))) / np.sqrt(2))
+
+
+def _rises(curve: np.ndarray, noise: float) -> bool:
+    lowest = int(curve.argmin())
+    return curve[lowest:].max() - curve[lowest] > max(2 * noise, 0.05)
+
+
+def minimum_tenth(lrs: np.ndarray, losses: np.ndarray) -> float:
+    """A tenth of the rate at the lowest loss, smoothed by a trailing average.
+
+    Source: the fastai library's `minimum` (Howard & Gugger 2020, arXiv 2002.04688).
+    """
+    return float(lrs[trailing(losses).argmin()]) / 10
+
+
+def steepest(lrs: np.ndarray, losses: np.ndarray) -> float:
+    """The rate, up to the minimum, at which the smoothed loss falls fastest, per decade of the rate.
+
+    Source: the idea is Smith's (2015, arXiv 1506.01186): where the loss begins to fall. PyTorch Lightning and
+    torch-lr-finder take the steepest point too, on curves of their own.
+    """
+    smoothed = smooth(lrs, losses)
+    slope = np.gradient(smoothed, np.log10(lrs))
+    return float(lrs[slope[: smoothed.argmin() + 1].argmin()])
+
+
+def valley(lrs: np.ndarray, losses: np.ndarray) -> float:
+    """Half-way into the middle third of the longest falling subsequence of the loss, smoothed by a trailing average.
+
+    Source: the fastai library's default since 2021.
+    """
+    smoothed = trailing(losses)
+    lengths = np.ones(len(smoothed), dtype=int)
+    for i in range(1, len(smoothed)):
+        higher = lengths[:i][smoothed[:i] > smoothed[i]]
+        if len(higher):
+            lengths[i] = higher.max() + 1
+    end = int(lengths.argmax())
+    return float(lrs[end - lengths[end] // 2])
+
+
+def trailing(losses: np.ndarray, *, beta: float = 0.98) -> np.ndarray:
+    """An exponential moving average of what came before, with the start corrected: what most finders smooth by."""
+    mean, means = 0.0, []
+    for i, loss in enumerate(losses, start=1):
+        mean = beta * mean + (1 - beta) * loss
+        means.append(mean / (1 - beta**i))
+    return np.array(means)
+
+
+RULES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "minimum": minimum,
+    "minimum/10": minimum_tenth,
+    "steepest": steepest,
+    "valley": valley,
+}
+"""The rules by name. `"minimum"` gives the rate at the minimum; what part of it to take depends on the optimizer."""
