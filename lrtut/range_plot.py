@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +10,10 @@ from matplotlib.axes import Axes
 from lrtut.plotting import finish, styled, subplots
 from lrtut.rules import NoSuggestion, ceiling
 
-if TYPE_CHECKING:
-    from lrtut.range_test import RangeTest
-
 
 @styled
-def plot_range_test(test: RangeTest, *, title: str = "Learning-rate range test", ax: Axes | None = None) -> Axes:
-    """Draw the raw and the smoothed loss against the first group's rate, the suggestion, and why it is that.
+def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes | None = None) -> Axes:
+    """Draw the raw and the smoothed loss of a `RangeTest` against the first group's rate, the suggestion, and why it is that.
 
     The shaded region reaches from the suggestion to the rate at the minimum. Where there is no suggestion, the words say
     what was seen instead.

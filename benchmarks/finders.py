@@ -1,0 +1,378 @@
+"""Learning-rate finders against the truth: `uv run --group finders python benchmarks/finders.py`.
+
+The truth of a task is a grid of constant rates, four a decade, each trained with three seeds: the validation loss after
+`Task.steps` steps, averaged over the seeds. Each finder is run at its defaults with three seeds; each rate that it
+suggests is trained with the same three seeds, and gets a regret:
+
+    (its loss - the best loss of the grid) / (loss of guessing - the best loss of the grid), held between 0 and 1
+
+0 means trained as well as at the best rate, 1 learned nothing. A finder that raises or returns no finite positive rate
+has failed, and gets 1. To add a finder, write a function of (task, seed) under `@finder("its name")`.
+
+Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew);
+the tables are written into README.md. --tuning works on the tuning tasks instead, with lrtut's rule alone, and shows
+what other constants would do; it leaves README.md alone. LRTUT_DATA names the folder that holds MNIST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import platform
+import re
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from finder_tasks import FOLKLORE, REPORT, TUNING, Task
+from torch.utils.data import DataLoader
+
+import lrtut
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+SEEDS = (0, 1, 2)
+GRID = [float(f"{10 ** (k / 4):.4g}") for k in range(-28, 5)]  # 1e-7 to 10
+PACKAGES = ("torch", "torch-lr-finder", "lightning", "pytorch-ignite", "fastai")
+
+FINDERS: dict[str, Callable[[Task, int], float]] = {}
+
+
+def finder(name: str):
+    def register(function):
+        FINDERS[name] = function
+        return function
+
+    return register
+
+
+# --- the finders, each at its defaults ------------------------------------------------------------------------------
+
+
+def start(task: Task, seed: int, lr: float):
+    """A fresh model, an optimizer at `lr`, and batches in an order of the seed's."""
+    model = task.make_model(seed)
+    return model, task.make_optimizer(model.parameters(), lr), task.batches(seed)
+
+
+def as_loader(batches) -> DataLoader:
+    """The batches of one pass as a DataLoader, for those who take nothing else; shuffled as they are."""
+    return DataLoader(list(batches), batch_size=None, shuffle=False)
+
+
+@finder("lrtut, the default rule")
+def by_lrtut(task: Task, seed: int) -> float:
+    model, optimizer, batches = start(task, seed, 1e-3)
+    return lrtut.lr_range_test(model, optimizer, batches, task.loss_fn, progress=False).suggestion()
+
+
+@finder("fastai valley")
+def by_fastai_valley(task: Task, seed: int) -> float:
+    from fastai.callback.schedule import valley
+
+    return by_fastai(task, seed, valley)
+
+
+@finder("fastai minimum / 10")
+def by_fastai_minimum(task: Task, seed: int) -> float:
+    from fastai.callback.schedule import minimum
+
+    return by_fastai(task, seed, minimum)
+
+
+def by_fastai(task: Task, seed: int, rule) -> float:
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner
+    from fastai.optimizer import OptimWrapper
+
+    model, optimizer, batches = start(task, seed, 1e-3)
+    loader = as_loader(batches)
+    with tempfile.TemporaryDirectory() as folder:
+        learner = Learner(
+            DataLoaders(loader, loader, device="cpu"),
+            model,
+            loss_func=task.loss_fn,
+            opt_func=lambda parameters, **_: OptimWrapper(opt=optimizer),
+            path=folder,
+        )
+        return learner.lr_find(show_plot=False, suggest_funcs=rule)[0]
+
+
+@finder("Lightning")
+def by_lightning(task: Task, seed: int) -> float:
+    import lightning
+    from lightning.pytorch.tuner import Tuner
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.lr = task.make_model(seed), 1e-3
+
+        def training_step(self, batch, _):
+            return task.loss_fn(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return task.make_optimizer(self.net.parameters(), self.lr)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            max_epochs=10**6, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=folder,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        return Tuner(trainer).lr_find(Module(), as_loader(task.batches(seed))).suggestion()
+
+
+@finder("torch-lr-finder")
+def by_torch_lr_finder(task: Task, seed: int) -> float:
+    import matplotlib.pyplot as plt
+    from torch_lr_finder import LRFinder
+
+    model, optimizer, batches = start(task, seed, 1e-7)  # it starts at the optimizer's rate; 1e-7 as in its README
+    found = LRFinder(model, optimizer, task.loss_fn, device="cpu")
+    found.range_test(as_loader(batches), num_iter=100)
+    figure, ax = plt.subplots()
+    try:
+        return found.plot(ax=ax)[1]
+    finally:
+        plt.close(figure)
+
+
+@finder("ignite")
+def by_ignite(task: Task, seed: int) -> float:
+    from ignite.engine import create_supervised_trainer
+    from ignite.handlers import FastaiLRFinder
+
+    model, optimizer, batches = start(task, seed, 1e-6)  # it starts at the optimizer's rate
+    trainer, found = create_supervised_trainer(model, optimizer, task.loss_fn), FastaiLRFinder()
+    # Its default is one epoch, a mere 19 steps on the digits: 100 is the kinder choice.
+    with found.attach(trainer, {"model": model, "optimizer": optimizer}, num_iter=100) as finding:
+        finding.run(as_loader(batches), max_epochs=math.ceil(100 / len(batches)))
+    return found.lr_suggestion()
+
+
+@finder("no finder: 0.1 / 0.01 / 0.001")
+def by_folklore(task: Task, seed: int) -> float:
+    return FOLKLORE[task.optimizer]
+
+
+# --- the truth ------------------------------------------------------------------------------------------------------
+
+
+def final_loss(task: Task, lr: float, seed: int) -> float:
+    """Validation loss (mean cross-entropy, whatever the task trains on) after training at a constant rate."""
+    model, optimizer, batches = start(task, seed + 100, lr)  # not the initialisation that a finder has seen
+    done = 0
+    while done < task.steps:
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss = task.loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            done += 1
+            if done % 50 == 0 and not math.isfinite(loss.item()):
+                return math.inf
+            if done == task.steps:
+                break
+    _, _, x, y = task.split()
+    model.eval()
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model(x), y).item()
+    return loss if math.isfinite(loss) else math.inf
+
+
+def train_at(task: Task, lr: float) -> list[float]:
+    return [final_loss(task, lr, seed) for seed in SEEDS]
+
+
+def measure(task: Task, record: dict, names: list[str]) -> dict:
+    """Fill in what the record of a task lacks: its grid, and a list of three suggestions for each finder."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    grid = record.setdefault("grid", {})
+    for lr in GRID:
+        if str(lr) not in grid:
+            grid[str(lr)] = train_at(task, lr)
+    for name in names:
+        if name not in record.setdefault("finders", {}):
+            record["finders"][name] = [suggest(task, name, seed) for seed in SEEDS]
+    return record
+
+
+def suggest(task: Task, name: str, seed: int) -> dict:
+    torch.manual_seed(seed)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            lr = FINDERS[name](task, seed)
+        lr = float(lr)
+        if not 0 < lr < math.inf:
+            raise ValueError(f"suggests {lr}")
+    except Exception as error:  # a finder may fail in any way; that is a result
+        return {"lr": None, "error": f"{type(error).__name__}: {error}"[:300]}
+    return {"lr": lr, "losses": train_at(task, lr)}
+
+
+# --- regret and tables ----------------------------------------------------------------------------------------------
+
+
+def classes(task: Task) -> int:
+    return int(task.split()[1].max()) + 1
+
+
+def guessing(task: Task) -> float:
+    return math.log(classes(task))
+
+
+def mean_loss(losses: list[float], worst: float) -> float:
+    """Over the seeds; a run that is worse than guessing counts as guessing."""
+    return statistics.fmean(min(loss, worst) for loss in losses)
+
+
+def regret(task: Task, record: dict, suggestion: dict) -> float:
+    worst = guessing(task)
+    best = min(mean_loss(losses, worst) for losses in record["grid"].values())
+    if suggestion["lr"] is None:
+        return 1.0
+    return min(max((mean_loss(suggestion["losses"], worst) - best) / (worst - best), 0.0), 1.0)
+
+
+def table(tasks: list[Task], records: dict) -> str:
+    lines = [
+        "| finder | mean regret | median | worst | failures | spread over seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = []
+    for name in FINDERS:
+        found = {task: records[task.name]["finders"][name] for task in tasks}
+        means = [statistics.fmean(regret(task, records[task.name], one) for one in found[task]) for task in tasks]
+        failures = sum(one["lr"] is None for three in found.values() for one in three)
+        spreads = [
+            math.log10(max(lrs) / min(lrs)) for three in found.values() if len(lrs := [s["lr"] for s in three if s["lr"]]) > 1
+        ]  # fmt: skip
+        spread = f"{statistics.median(spreads):.2f}" if spreads else ""
+        rows.append((statistics.fmean(means), max(means), statistics.median(means), failures, spread, name))
+    for mean, worst, median, failures, spread, name in sorted(rows):
+        lines.append(
+            f"| {name} | {mean:.3f} | {median:.3f} | {worst:.2f} | {failures} of {3 * len(tasks)} | {spread} |"
+        )
+    return "\n".join(lines)
+
+
+def report(records: dict) -> str:
+    parts = []
+    for title, standard in (("Standard tasks", True), ("Off-scale tasks", False)):
+        tasks = [task for task in REPORT if (task.scale == "standard") == standard]
+        parts.append(f"### {title} ({len(tasks)})\n\n{table(tasks, records)}")
+    return "\n\n".join(parts)
+
+
+def write_readme(text: str) -> None:
+    """Put the tables between the two marks in README.md."""
+    path = HERE / "README.md"
+    page = path.read_text()
+    marks = r"(<!-- finders -->\n).*?(\n<!-- /finders -->)"
+    if not re.search(marks, page, re.S):
+        raise SystemExit("benchmarks/README.md has lost its marks <!-- finders --> … <!-- /finders -->")
+    path.write_text(re.sub(marks, lambda found: found[1] + text + found[2], page, flags=re.S))
+
+
+# --- tuning ---------------------------------------------------------------------------------------------------------
+
+WIDTHS, SGD_DIVISORS, OTHER_DIVISORS = (0.1, 0.2, 0.3), (1.0, 1.5, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def tuning_rates(task: Task, record: dict) -> dict:
+    """The rate at the minimum for each width and seed, and what every divisor of it comes to."""
+    from lrtut.rules import smooth, usable
+
+    torch.set_num_threads(1)
+    grid = record.setdefault("grid", {})
+    for lr in GRID:
+        if str(lr) not in grid:
+            grid[str(lr)] = train_at(task, lr)
+    if "divided" not in record:
+        record["divided"] = {}
+        for seed in SEEDS:
+            model, optimizer, batches = start(task, seed, 1e-3)
+            lrs, losses = usable(*_curve(lrtut.lr_range_test(model, optimizer, batches, task.loss_fn, progress=False)))
+            for width in WIDTHS:
+                lowest = float(lrs[smooth(lrs, losses, width=width).argmin()])
+                for divisor in SGD_DIVISORS if task.optimizer == "SGD" else OTHER_DIVISORS:
+                    lr = lowest / divisor
+                    entry = {"lr": lr, "losses": train_at(task, lr)}
+                    record["divided"].setdefault(f"{width} {divisor}", []).append(entry)
+    return record
+
+
+def _curve(test) -> tuple[np.ndarray, np.ndarray]:
+    return test.lr, test.loss
+
+
+def show_tuning(records: dict) -> None:
+    groups = {"SGD": lambda t: t.optimizer == "SGD", "momentum, Adam": lambda t: t.optimizer != "SGD"}
+    for title, chosen in groups.items():
+        tasks = [task for task in TUNING if chosen(task)]
+        print(f"\n{title}: {len(tasks)} tasks\nwidth divisor   mean  worst  (BatchNorm mean)")
+        for key in records[tasks[0].name]["divided"]:
+            means = {
+                task: statistics.fmean(
+                    regret(task, records[task.name], one) for one in records[task.name]["divided"][key]
+                )
+                for task in tasks
+            }
+            normed = statistics.fmean(value for task, value in means.items() if "BatchNorm" in task.model)
+            print(f"{key:13}  {statistics.fmean(means.values()):.3f}   {max(means.values()):.2f}   ({normed:.3f})")
+
+
+# --- command --------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tuning", action="store_true", help="the tuning tasks and lrtut's rule alone")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    arguments = parser.parse_args()
+    path = RESULTS / ("finders_tuning.json" if arguments.tuning else "finders.json")
+    tasks = TUNING if arguments.tuning else REPORT
+    kept = json.loads(path.read_text()) if path.exists() and not arguments.fresh else {"tasks": {}}
+    records = kept["tasks"]
+    kept["made with"] = {
+        "python": platform.python_version(), "machine": platform.machine(), "grid": GRID, "seeds": SEEDS,
+        **({} if arguments.tuning else {name: version(name) for name in PACKAGES}),
+    }  # fmt: skip
+    work = tuning_rates if arguments.tuning else measure
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        extra = () if arguments.tuning else (list(FINDERS),)
+        futures = {pool.submit(work, task, records.get(task.name, {}), *extra): task for task in tasks}
+        for done, future in enumerate(as_completed(futures), start=1):
+            records[futures[future].name] = future.result()
+            write_whole(path, kept)
+            print(f"{done}/{len(tasks)} {futures[future].name}", flush=True)
+    if arguments.tuning:
+        show_tuning(records)
+    else:
+        write_readme(report(records))
+        print(report(records))
+
+
+def write_whole(path: Path, kept: dict) -> None:
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(kept, indent=1))
+    os.replace(beside, path)
+
+
+if __name__ == "__main__":
+    main()
