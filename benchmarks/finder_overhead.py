@@ -15,7 +15,7 @@ itself: how well the measurement is to be trusted. The figures go to results/fin
 
     LRTUT_DATA=<folder that holds MNIST/raw> uv run --group finders python benchmarks/finder_overhead.py
 
-It takes about five minutes.
+It takes about seven minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def report(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=25, help="repetitions (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, help="repetitions (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.repeats < 2:

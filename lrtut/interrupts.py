@@ -14,21 +14,21 @@ def held_back() -> Iterator[Callable[[], bool]]:
 
     A second Ctrl-C is not held back. Only the main thread gets signals; elsewhere nothing is done.
     """
-    came = threading.Event()
+    came: list[int] = []  # the signal, once it came
     if threading.current_thread() is not threading.main_thread():
-        yield came.is_set
+        yield lambda: bool(came)
         return
 
     def note(signum, frame):
-        came.set()
+        came.append(signum)
         signal.signal(signal.SIGINT, previous)
 
     previous = signal.getsignal(signal.SIGINT)
     if previous is not signal.default_int_handler:  # somebody else's handling of Ctrl-C is left alone
-        yield came.is_set
+        yield lambda: bool(came)
         return
     signal.signal(signal.SIGINT, note)
     try:
-        yield came.is_set
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -6,6 +6,7 @@ Smith (2015), arXiv 1506.01186. How good the suggestion is, against other finder
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,49 +141,67 @@ def lr_range_test(
         ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew.
     """
     _check_arguments(start_lr, end_lr, steps, scale)
-    ratios = _ratios(optimizer)
-    space = np.geomspace if scale == "exponential" else np.linspace
-    rates = space(start_lr, end_lr, steps)[:, None] * ratios
+    rates = _grid(start_lr, end_lr, steps, scale)[:, None] * _ratios(optimizer)
+    for i, group in enumerate(optimizer.param_groups):
+        if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
+            rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double()
     losses: list[float] = []
-    watch = _Watch()
-    bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
-    with bar, restored(model, optimizer, batches):
+    bar, bar_from = None, time.monotonic() + 2 if progress else math.inf
+    with restored(model, optimizer, batches):
         if not model.training:
             model.train()
-        step_with = train_step or _built_in_step(model, optimizer, loss_fn)
         set_rates = _rate_setter(optimizer)
-        for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
-            set_rates(row)
-            if train_step is not None:
+        diverged = _Watch().diverged if stop_when_diverged else lambda lr, loss: False
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        on_cpu = device.type == "cpu"
+        try:
+            for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
+                set_rates(row)
                 optimizer.zero_grad()
-            losses.append(_as_float(step_with(batch)))
-            bar.update()
-            if stop_when_diverged and watch.diverged(row[0], losses[-1]):
-                break
+                if train_step is not None:
+                    model.zero_grad()  # also what the optimizer does not have
+                    loss = _as_float(train_step(batch))
+                else:
+                    inputs, targets = batch if type(batch) in (tuple, list) and len(batch) == 2 else _pair(batch)
+                    if not (on_cpu and inputs.is_cpu and targets.is_cpu):
+                        inputs, targets = inputs.to(device), targets.to(device)
+                    loss = loss_fn(model(inputs), targets)
+                    loss.backward()
+                    optimizer.step()
+                    loss = _as_float(loss)
+                losses.append(loss)
+                if bar is not None:
+                    bar.update()
+                elif time.monotonic() > bar_from:  # made only where it is wanted: it costs as much as a small step
+                    bar = tqdm(total=steps, initial=len(losses), desc="range test", unit="step", leave=False)
+                if diverged(row[0], loss):
+                    break
+        finally:
+            if bar is not None:
+                bar.close()
     recorded = rates[: len(losses)]
     recorded.setflags(write=False)
     return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
 
 
-def _built_in_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: Callable) -> Callable[[Any], Tensor]:
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+def _grid(start_lr: float, end_lr: float, steps: int, scale: str) -> np.ndarray:
+    share = np.arange(steps) / (steps - 1)
+    grid = start_lr * (end_lr / start_lr) ** share if scale == "exponential" else start_lr + (end_lr - start_lr) * share
+    grid[-1] = end_lr  # not a rounding error beside it
+    return grid
 
-    def step(batch: Any) -> Tensor:
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch that is neither a tuple nor a list of two."""
+    if not isinstance(batch, dict):
         try:
             inputs, targets = batch
+            return inputs, targets
         except (TypeError, ValueError):
-            raise ValueError(
-                f"a batch is a {type(batch).__name__}, not a pair (inputs, targets): give a train_step that takes it."
-            ) from None
-        if isinstance(batch, dict):
-            raise ValueError("a batch is a dict, not a pair (inputs, targets): give a train_step that takes it.")
-        optimizer.zero_grad()
-        loss = loss_fn(model(inputs.to(device)), targets.to(device))
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return step
+            pass
+    raise ValueError(
+        f"a batch is a {type(batch).__name__}, not a pair (inputs, targets): give a train_step that takes it."
+    )
 
 
 def _as_float(loss: Tensor | float) -> float:
@@ -213,31 +232,36 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 def _rate_setter(optimizer: torch.optim.Optimizer) -> Callable[[list[float]], None]:
     """Writes a rate into each group; a tensor where there was one, but never into that one, which others may share."""
     groups = optimizer.param_groups
-    for group in groups:
-        if isinstance(group["lr"], Tensor):
+    tensors = [isinstance(group["lr"], Tensor) for group in groups]
+    for group, tensor in zip(groups, tensors, strict=True):
+        if tensor:
             group["lr"] = group["lr"].clone()
 
+    def set_one(rates: list[float]) -> None:
+        only["lr"] = rates[0]
+
     def set_rates(rates: list[float]) -> None:
-        for group, rate in zip(groups, rates, strict=True):
-            if isinstance(group["lr"], Tensor):
+        for group, tensor, rate in zip(groups, tensors, rates, strict=True):
+            if tensor:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
 
-    return set_rates
+    only = groups[0]
+    return set_one if tensors == [False] else set_rates
 
 
 def _ratios(optimizer: torch.optim.Optimizer) -> np.ndarray:
     """Each group's rate over the first one's `[groups]`."""
-    rates = np.array([float(group["lr"]) for group in optimizer.param_groups])
-    if (rates == rates[0]).all():
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    if all(rate == rates[0] for rate in rates):
         return np.ones(len(rates))
-    if not (rates[0] > 0 and np.isfinite(rates).all() and (rates >= 0).all()):
+    if not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
         raise ValueError(
-            f"the groups' rates are {rates.tolist()}: their ratios to the first are kept, so it must be above zero. "
+            f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
             "Set param_groups[i]['lr'] to what you mean to train with."
         )
-    return rates / rates[0]
+    return np.array(rates) / rates[0]
 
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
@@ -254,15 +278,16 @@ class _Watch:
         self.broken_since = math.inf
 
     def diverged(self, lr: float, loss: float) -> bool:
-        if not math.isfinite(loss):
-            return True
         if len(self.first) < FIRST:
             self.first.append(loss)
             if len(self.first) == FIRST:
-                self.ceiling = ceiling(np.array(self.first))
+                self.ceiling = ceiling(self.first)
+            return not math.isfinite(loss)
+        if -math.inf < loss <= self.ceiling:
+            self.broken_since = math.inf
             return False
-        self.broken_since = min(self.broken_since, lr) if loss > self.ceiling else math.inf
-        return lr >= self.broken_since * 10**_BROKEN_FOR
+        self.broken_since = min(self.broken_since, lr)
+        return not math.isfinite(loss) or lr >= self.broken_since * 10**_BROKEN_FOR
 
 
 def _check_arguments(start_lr: float, end_lr: float, steps: int, scale: str) -> None:

@@ -6,7 +6,8 @@ on the usable part of a curve, which `usable` cuts out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,9 +37,9 @@ def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return lrs, np.minimum(losses, ceiling(losses))
 
 
-def ceiling(losses: np.ndarray) -> float:
+def ceiling(losses: Sequence[float]) -> float:
     """The loss above which a run counts as broken; also for losses that may be negative."""
-    level = float(np.median(losses[:FIRST]))
+    level = float(statistics.median(losses[:FIRST]))
     return level + (CEILING - 1) * abs(level)
 
 
@@ -89,10 +90,12 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
             f"the loss stands at {losses[0]:.4g} at every rate. Do the parameters get a gradient "
             "(requires_grad), and are they the ones that the optimizer has?"
         )
-    noise = _noise(scale(losses))
+    # How much noise is left at each point after the smoothing.
+    noise = _noise(scale(losses)) * np.sqrt((_kernel(lrs, WIDTH) ** 2).sum(axis=1))
+    above = (curve - curve[lowest]) / np.maximum(np.hypot(noise, noise[lowest]), 1e-12)
     ends = f"between {lrs[0]:.3g} and {lrs[-1]:.3g}"
-    if lowest == 0 or curve[: lowest + 1].max() - curve[lowest] <= _FALL * noise:
-        if _rises(curve, noise):
+    if above[: lowest + 1].max() <= _FALL:
+        if above[lowest:].max() > _FALL:
             raise NoSuggestion(
                 f"the loss only rises {ends}: even the smallest rate is too large. Try a smaller start_lr."
             )
@@ -100,23 +103,18 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
             f"{ends} the loss fell by less than its noise. Try a larger end_lr, more steps, or larger batches; or "
             "nothing can be learned here."
         )
-    if not broke and curve[lowest:].max() - curve[lowest] <= _RISE * noise:
+    if not broke and above[lowest:].max() <= _RISE:
         raise NoSuggestion(f"the loss still falls at the end of the sweep, at {lrs[-1]:.3g}: try a larger end_lr.")
     return float(lrs[lowest])
 
 
-_FALL, _RISE = 1.0, 0.5
+_FALL, _RISE = 4.0, 2.0  # in standard deviations of what the smoothing leaves of the noise
 
 
 def _noise(values: np.ndarray) -> float:
     """Standard deviation of one loss around its trend: from the differences of neighbours, which a trend hardly shifts."""
     differences = np.diff(values)
     return float(1.4826 * np.median(np.abs(differences - np.median(differences))) / np.sqrt(2))
-
-
-def _rises(curve: np.ndarray, noise: float) -> bool:
-    lowest = int(curve.argmin())
-    return curve[lowest:].max() - curve[lowest] > max(2 * noise, 0.05)
 
 
 def minimum_tenth(lrs: np.ndarray, losses: np.ndarray) -> float:

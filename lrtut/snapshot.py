@@ -53,9 +53,10 @@ def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
 
 
 def _keep_model(model: nn.Module, optimizer: Optimizer) -> _Undo:
-    for name, parameter in model.named_parameters():
-        if is_lazy(parameter):
-            raise ValueError(f"parameter {name} has no value yet: pass one batch through the model first.")
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            if is_lazy(tensor):
+                raise ValueError(f"{kind} {name} has no value yet: pass one batch through the model first.")
     known: dict[int, Tensor] = {}
     undo: list[_Undo] = []
     for parameter in _parameters(model, optimizer):
@@ -75,11 +76,9 @@ def _keep_model(model: nn.Module, optimizer: Optimizer) -> _Undo:
 
 
 def _keep_parameter(parameter: Tensor) -> _Undo:
-    data, grad, requires_grad = parameter.data, parameter.grad, parameter.requires_grad
+    grad, requires_grad = parameter.grad, parameter.requires_grad
 
     def back() -> None:
-        if parameter.data_ptr() != data.data_ptr():
-            parameter.data = data
         parameter.requires_grad_(requires_grad)
         parameter.grad = grad  # it was set aside, so no step has touched its values
 
@@ -96,6 +95,8 @@ def _keep_tensor(tensor: Tensor, known: dict[int, Tensor]) -> _Undo:
     data, copy = tensor.data, tensor.detach().clone()
 
     def back() -> None:
+        if tensor.data_ptr() != data.data_ptr():
+            tensor.data = data
         data.copy_(copy)
 
     return back
