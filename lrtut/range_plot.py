@@ -31,7 +31,7 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
         ax.axvspan(suggestion, lowest, color="#fde725", alpha=0.25, lw=0, label="from the suggestion to the minimum")
         ax.axvline(suggestion, color="#440154", ls="--", label=f"suggestion {suggestion:.2g}")
         ax.plot(lowest, np.nanmin(test.smoothed), color="#440154", marker="v", ls="none", label=f"minimum {lowest:.2g}")
-        why = f"The smoothed loss is lowest at {lowest:.2g}; beside the cliff one keeps a distance: a {_part(test.divisor)} of it, {suggestion:.2g}."
+        why = f"The smoothed loss is lowest at {lowest:.2g}; beside the cliff one keeps a distance: {_part(test.divisor)} of it, {suggestion:.2g}."
     shown = test.loss[finite]
     if len(shown):
         bottom, top = shown.min(), min(shown.max(), ceiling(shown))
@@ -46,4 +46,4 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
 
 
 def _part(divisor: float) -> str:
-    return {2.0: "half", 4.0: "quarter"}.get(divisor, f"{divisor:g}th")
+    return {2.0: "half", 4.0: "a quarter"}.get(divisor, f"1/{divisor:g}")

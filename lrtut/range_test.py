@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lrtut.group_rates import rate_setter, sweep_rates
 from lrtut.range_plot import plot_range_test
 from lrtut.rules import FIRST, LEAST, ONE_CYCLE, RULES, NoSuggestion, ceiling, minimum, smooth, usable
 from lrtut.snapshot import restored
@@ -141,16 +142,13 @@ def lr_range_test(
         ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew.
     """
     _check_arguments(start_lr, end_lr, steps, scale)
-    rates = _grid(start_lr, end_lr, steps, scale)[:, None] * _ratios(optimizer)
-    for i, group in enumerate(optimizer.param_groups):
-        if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
-            rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double()
+    rates = sweep_rates(optimizer, start_lr, end_lr, steps, scale)
     losses: list[float] = []
     bar, bar_from = None, time.monotonic() + 2 if progress else math.inf
     with restored(model, optimizer, batches):
         if not model.training:
             model.train()
-        set_rates = _rate_setter(optimizer)
+        set_rates = rate_setter(optimizer)
         diverged = _Watch().diverged if stop_when_diverged else lambda lr, loss: False
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         on_cpu = device.type == "cpu"
@@ -182,13 +180,6 @@ def lr_range_test(
     recorded = rates[: len(losses)]
     recorded.setflags(write=False)
     return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
-
-
-def _grid(start_lr: float, end_lr: float, steps: int, scale: str) -> np.ndarray:
-    share = np.arange(steps) / (steps - 1)
-    grid = start_lr * (end_lr / start_lr) ** share if scale == "exponential" else start_lr + (end_lr - start_lr) * share
-    grid[-1] = end_lr  # not a rounding error beside it
-    return grid
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
@@ -227,41 +218,6 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
                 f"batches ended after {count} and cannot be begun anew: give a list, a DataLoader or "
                 "lrtut.batches(), or fewer steps."
             )
-
-
-def _rate_setter(optimizer: torch.optim.Optimizer) -> Callable[[list[float]], None]:
-    """Writes a rate into each group; a tensor where there was one, but never into that one, which others may share."""
-    groups = optimizer.param_groups
-    tensors = [isinstance(group["lr"], Tensor) for group in groups]
-    for group, tensor in zip(groups, tensors, strict=True):
-        if tensor:
-            group["lr"] = group["lr"].clone()
-
-    def set_one(rates: list[float]) -> None:
-        only["lr"] = rates[0]
-
-    def set_rates(rates: list[float]) -> None:
-        for group, tensor, rate in zip(groups, tensors, rates, strict=True):
-            if tensor:
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-
-    only = groups[0]
-    return set_one if tensors == [False] else set_rates
-
-
-def _ratios(optimizer: torch.optim.Optimizer) -> np.ndarray:
-    """Each group's rate over the first one's `[groups]`."""
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    if all(rate == rates[0] for rate in rates):
-        return np.ones(len(rates))
-    if not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
-        raise ValueError(
-            f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
-            "Set param_groups[i]['lr'] to what you mean to train with."
-        )
-    return np.array(rates) / rates[0]
 
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:

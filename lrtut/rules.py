@@ -97,7 +97,7 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     if above[: lowest + 1].max() <= _FALL:
         if above[lowest:].max() > _FALL:
             raise NoSuggestion(
-                f"the loss only rises {ends}: even the smallest rate is too large. Try a smaller start_lr."
+                f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr (and scale='exponential')."
             )
         raise NoSuggestion(
             f"{ends} the loss fell by less than its noise. Try a larger end_lr, more steps, or larger batches; or "
