@@ -30,7 +30,7 @@ GRADED, REPAIRED, STOPPED, FOREIGN, FAILED = "graded", "repaired", "stopped", "f
 VERDICTS = {
     GRADED: "ran to its end, all cells as handed out",
     REPAIRED: "ran to its end after cells were put back or recognised; the remarks say which",
-    STOPPED: "a limit or its own exit stopped it; what had run by then has its marks, the rest none",
+    STOPPED: "it, or one of its cells, was stopped by a limit or ended itself; what ran to its end has its marks",
     FOREIGN: "none of the assignment's cells was found; no marks",
     submission.UNREADABLE: "the file is no notebook; no marks",
     submission.MISSING: "no notebook was handed in; no marks",
@@ -107,6 +107,9 @@ class Grader:
             self._convert(student)
         finally:
             shutil.rmtree(staged.parent, ignore_errors=True)
+        remarks += self.execute.notes
+        if self.execute.interrupted:
+            verdicts.append(STOPPED)
         if self.execute.stop:
             verdicts.append(STOPPED)
             remarks.append(f"stopped: {self.execute.stop.reason}")

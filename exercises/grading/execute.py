@@ -19,7 +19,7 @@ from nbgrader.preprocessors import Execute
 from traitlets import Any
 
 from grading.kernels import limited_kernel, scratch_folder
-from grading.limits import Limits
+from grading.limits import CUT, Limits
 
 NOT_RUN = "NotRun"
 ERRORS = {
@@ -57,7 +57,8 @@ class LimitedExecute(Execute):
     """Execute with limits.
 
     Configure by attributes before use: `address` of the server, `folder` for scratch folders, `limits`, `hide`, and
-    `around`, a context in which student code runs. After each notebook `stop` is a `Stop` or None. With `refusal` set
+    `around`, a context in which student code runs. After each notebook `stop` is a `Stop` or None, and `notes` are
+    sentences about cells that were interrupted (`interrupted` says whether there is one) or printed too much. With `refusal` set
     nothing runs: each code cell gets it as its error.
     """
 
@@ -68,9 +69,11 @@ class LimitedExecute(Execute):
     around: Callable[[], AbstractContextManager] = Any(nullcontext)
     refusal = Any("")
     stop = Any(None)
+    interrupted = Any(False)
+    notes = Any(())
 
     def preprocess(self, nb: NotebookNode, resources, km=None):
-        self.stop = None
+        self.stop, self.interrupted, self.notes = None, False, ()
         if self.refusal:
             for cell in nb.cells:
                 _mark(cell, "NotGraded", self.refusal)
@@ -100,6 +103,7 @@ class LimitedExecute(Execute):
                 for cell in late[1:]:
                     _mark(cell, NOT_RUN, f"this cell did not run, because in an earlier one {self.stop.reason}")
             report.unlink(missing_ok=True)
+        self._take_notes(nb)
         self.resources = resources
         return nb, resources
 
@@ -113,6 +117,18 @@ class LimitedExecute(Execute):
         if self._displayed > 100 * self.limits.output_mb * 10**6:
             raise OutputError
         return super().process_message(msg, cell, cell_index)
+
+    def _take_notes(self, nb: NotebookNode) -> None:
+        notes = []
+        for number, cell in enumerate(nb.cells, 1):
+            name = cell.metadata.get("nbgrader", {}).get("grade_id") or f"number {number}"
+            outputs = cell.get("outputs", [])
+            if any(output.get("ename") == "CellTimeoutError" for output in outputs):
+                self.interrupted = True
+                notes.append(f"the cell {name} was interrupted after {self.limits.cell_seconds} seconds")
+            if any(CUT in output.get("text", "") for output in outputs):
+                notes.append(f"the cell {name} printed more than {self.limits.output_mb:g} MB; the rest was dropped")
+        self.notes = tuple(notes)
 
     def _explain(self, failure: Exception, report: Path) -> Stop:
         if isinstance(failure, OutputError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CUT = "... the output is cut off here:"  # what a cell's output says then
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -13,8 +15,10 @@ class Limits:
     Args:
         cell_seconds: wall-clock seconds of one cell.
         seconds: wall-clock seconds of the whole notebook.
-        memory_mb: resident megabytes (10^6 bytes) of all its processes together, pages of files left out.
-        output_mb: megabytes of text that one cell may print; what is more is dropped.
+        memory_mb: resident megabytes (10^6 bytes) of all its processes together, pages of files left out;
+            420 of them are PyTorch's.
+        output_mb: megabytes of text that one cell may print; what is more is dropped. All that it displays together
+            may be a hundred times as much.
         processes: how many processes it may have at once.
         file_mb: megabytes of one file that it writes.
 
@@ -24,8 +28,8 @@ class Limits:
 
     cell_seconds: int = 30
     seconds: int = 120
-    memory_mb: int = 1500
-    output_mb: float = 1.0
+    memory_mb: int = 2000
+    output_mb: float = 0.2
     processes: int = 64
     file_mb: int = 200
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ipykernel.iostream import OutStream
 
+from grading.limits import CUT
+
 
 class LimitedOutStream(OutStream):
     """Passes on `most` characters a cell, both streams together; drops the rest and says so once."""
@@ -23,5 +25,5 @@ class LimitedOutStream(OutStream):
             return super().write(string)
         if cls._left >= 0:
             kept, cls._left = string[: cls._left], -1
-            super().write(f"{kept}\n... the output is cut off here: more than {cls.most:,} characters ...\n")
+            super().write(f"{kept}\n{CUT} more than {cls.most:,} characters ...\n")
         return len(string)

@@ -60,7 +60,8 @@ def repair(submitted: Sequence[NotebookNode], released: NotebookNode) -> tuple[N
         original = released.cells[i]
         if not _graded(original):
             continue
-        if is_locked(original) and _text(submitted[place]) != _text(original):
+        same = submitted[place].cell_type == original.cell_type and _text(submitted[place]) == _text(original)
+        if is_locked(original) and not same:
             remarks.append(Remark("changed", _name(original)))
         elif _meta(submitted[place]) and _differs(_meta(submitted[place]), _meta(original)):
             remarks.append(Remark("metadata", _name(original)))
@@ -100,8 +101,9 @@ def _find(submitted: Sequence[NotebookNode], released: NotebookNode) -> tuple[di
             if match is not None:
                 places[i] = match
                 free.remove(match)
+    recognised = any(_graded(released.cells[i]) for i in places)  # if nothing is, place says nothing either
     for i, cell in enumerate(released.cells):
-        if i not in places and is_solution(cell):
+        if i not in places and is_solution(cell) and recognised:
             match = _by_place(i, cell, submitted, released, places, free)
             if match is not None:
                 places[i] = match

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy.exc import SAWarning
 from tqdm.auto import tqdm
 
 from grading import course as courses
@@ -28,10 +30,11 @@ FOLDER = "verdicts"
 
 @dataclass(frozen=True)
 class Summary:
-    """All verdicts of an assignment, by student, and which of them this run gave."""
+    """All verdicts of an assignment by student, which of them this run gave, and the `sandbox.PROTECTIONS` it had."""
 
     results: dict[str, Result]
     new: tuple[str, ...]
+    granted: tuple[str, ...]
 
 
 def grade(
@@ -77,10 +80,14 @@ def grade(
         for student, folder in folders.items()
         if (not students or student in students) and (again or not _done(record, course, assignment, student, folder))
     }
+    granted = []
     if todo:
         with KernelServer(warm) as server:
             hide = courses.to_hide(course, [server.folder, os.environ.get("LRTUT_DATA", "/")])
-            _announce(server, hide, progress)
+            granted = server.protections(hide)
+            missing = [sentence for key, sentence in PROTECTIONS.items() if key not in granted]
+            if missing and progress:
+                tqdm.write(f"This system does not grant: {'; '.join(missing)}. See exercises/README.md.")
             hide.append(server.folder)
             make = partial(_grader, root, name, server.address, server.folder, limits or Limits(), hide)
             results = grade_all(make, todo, min(workers, len(todo)))
@@ -91,11 +98,12 @@ def grade(
                     if result.verdict != GRADED and progress:
                         bar.write(line(result))
     record.write_table(folders)
-    return Summary({s: record.results[s] for s in folders if s in record.results}, tuple(todo))
+    return Summary({s: record.results[s] for s in folders if s in record.results}, tuple(todo), tuple(granted))
 
 
 def _grader(root: Path, name: str, address: str, folder: str, limits: Limits, hide: Sequence[str]) -> Grader:
     logging.getLogger("traitlets").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
     course, config = courses.load(root)
     return Grader(course, config, courses.assignment(course, name), address, folder, limits, hide)
 
@@ -112,13 +120,6 @@ def _done(record: Record, course, assignment: courses.Assignment, student: str, 
     except courses.MissingEntry:
         return False
     return not marks.unmarked and last.digest == f"{submission.digest(folder)}-{assignment.digest}"
-
-
-def _announce(server: KernelServer, hide: Sequence[str], progress: bool) -> None:
-    granted = server.protections(hide)
-    missing = [sentence for key, sentence in PROTECTIONS.items() if key not in granted]
-    if missing and progress:
-        tqdm.write(f"This system does not grant: {'; '.join(missing)}. See exercises/README.md.")
 
 
 def line(result: Result) -> str:
