@@ -6,6 +6,7 @@ import hashlib
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
@@ -111,9 +112,8 @@ def marks(course: CourseDirectory, name: str, student: str) -> Marks:
 
 def to_hide(course: CourseDirectory, needed: list[str]) -> list[str]:
     """What student code shall not see: everything in the course's folder but what Python itself needs."""
-    import lrtut
-
-    keep = [Path(sys.prefix).resolve(), Path(lrtut.__file__).resolve().parent, *(Path(p).resolve() for p in needed)]
+    package = Path(find_spec("lrtut").origin).resolve().parent  # importing it would import PyTorch
+    keep = [Path(sys.prefix).resolve(), package, *(Path(p).resolve() for p in needed)]
     hidden = []
     for entry in sorted(os.listdir(course.root)):
         path = Path(course.root, entry).resolve()

@@ -49,10 +49,6 @@ class Stop:
     cell: int
 
 
-class OutputError(Exception):
-    """More was displayed than is allowed."""
-
-
 class LimitedExecute(Execute):
     """Execute with limits.
 
@@ -80,23 +76,24 @@ class LimitedExecute(Execute):
             return nb, resources
         self.timeout = self.limits.cell_seconds
         self.startup_timeout = 60
-        self._current, self._displayed = 0, 0
+        self._current, self._displayed, self._flooded = 0, 0, False
         source = Path(resources["metadata"]["path"])
         with self.around(), scratch_folder(self.folder) as scratch:
             _copy_data(source, Path(scratch))
             report = Path(self.folder, Path(scratch).name + ".ended")
-            failure = None
+            complete = False
             with limited_kernel(self.address, scratch, report, self.limits, self.hide) as manager:
                 try:
                     super().preprocess(nb, {**resources, "metadata": {"path": scratch}}, km=manager)
-                except (DeadKernelError, RuntimeError, CellTimeoutError, OutputError) as error:
-                    failure = error
+                    complete = True
+                except (DeadKernelError, RuntimeError, CellTimeoutError):
+                    pass  # the guard's report says why
                 finally:
                     if self.kc is not None:
                         self.kc.stop_channels()
                         self.kc = None
-            if failure is not None:
-                self.stop = self._explain(failure, report)
+            if not complete:
+                self.stop = self._explain(report)
                 late = nb.cells[self.stop.cell :]
                 late[0].outputs = late[0].outputs[:20] if self.stop.kind == "output" else late[0].outputs
                 _mark(late[0], ERRORS[self.stop.kind], self.stop.reason)
@@ -115,7 +112,9 @@ class LimitedExecute(Execute):
         # Printed text is cut off in the kernel, where it costs least; this holds for all else that it may send.
         self._displayed += len(repr(msg["content"]))
         if self._displayed > 100 * self.limits.output_mb * 10**6:
-            raise OutputError
+            self._flooded = True
+            self.km.provisioner.process.kill()  # nbclient sees the kernel dead; an exception here would reach nobody
+            return None
         return super().process_message(msg, cell, cell_index)
 
     def _take_notes(self, nb: NotebookNode) -> None:
@@ -130,8 +129,8 @@ class LimitedExecute(Execute):
                 notes.append(f"the cell {name} printed more than {self.limits.output_mb:g} MB; the rest was dropped")
         self.notes = tuple(notes)
 
-    def _explain(self, failure: Exception, report: Path) -> Stop:
-        if isinstance(failure, OutputError):
+    def _explain(self, report: Path) -> Stop:
+        if self._flooded:
             kind, value, limit = "output", None, 100 * self.limits.output_mb
         else:
             kind, value, limit = json.loads(report.read_text(encoding="utf-8")) if report.exists() else [""] * 3

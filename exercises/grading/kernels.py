@@ -32,16 +32,15 @@ class GradingError(Exception):
 
 def kernel_variables() -> dict[str, str]:
     """The environment of the server and of every kernel: nothing of the teacher's but what Python needs to run."""
-    from lrtut.data import find_data
-    from lrtut.execution import kernel_environment
-
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    # Where there is no network, pip shall say so at once instead of trying for a minute; and marks shall not depend
+    # One thread from the first import on: a library that starts threads could not be forked. Where there is no
+    # network, pip shall say so at once instead of trying for a minute; and marks shall not depend
     # on which machine has a GPU.
-    fixed = {"PIP_NO_INDEX": "1", "PIP_NO_INPUT": "1", "CUDA_VISIBLE_DEVICES": "", "NBGRADER_EXECUTION": "autograde"}
+    fixed = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    fixed |= {"PIP_NO_INDEX": "1", "PIP_NO_INPUT": "1", "CUDA_VISIBLE_DEVICES": "", "NBGRADER_EXECUTION": "autograde"}
     fixed["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     fixed["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    return kept | fixed | kernel_environment(find_data()[0])
+    return kept | fixed
 
 
 class KernelServer:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -39,12 +40,18 @@ WARM_MODULES = (
 
 def serve(address: str, warm: bool) -> None:
     """Accept one connection a kernel until standard input closes."""
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)  # whatever an import or a kernel prints belongs into the log
+        _serve(address, warm, answer)
+
+
+def _serve(address: str, warm: bool, answer) -> None:
     if warm:
         _preload()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
-        print("ready", flush=True)
+        print("ready", file=answer, flush=True)
         while True:
             readable, _, _ = select.select([listener, sys.stdin], [], [], 1.0)
             if sys.stdin in readable:
@@ -64,9 +71,16 @@ def serve(address: str, warm: bool) -> None:
 def _preload() -> None:
     from importlib import import_module
 
-    for name in (*WARM_MODULES, *(["sklearn.datasets"] if os.environ["LRTUT_DATA"] == "digits" else [])):
+    for name in WARM_MODULES:
         import_module(name)
     import torch
+
+    from lrtut.data import DIGITS, find_data
+    from lrtut.execution import kernel_environment
+
+    os.environ.update(kernel_environment(find_data()[0]))  # kernels have no network to look for data
+    if os.environ["LRTUT_DATA"] == DIGITS:
+        import_module("sklearn.datasets")
 
     torch.set_num_threads(1)
     threads = len(os.listdir("/proc/self/task"))
@@ -93,13 +107,16 @@ def _guard(connection: socket.socket) -> None:
     os.setsid()
     sandbox.adopt_orphans()
     alone = sandbox.separate_processes()
+    ready, not_yet = os.pipe()
     kernel = os.fork()
     if kernel == 0:
         connection.close()
-        _leave(_kernel, request, alone)
+        os.close(ready)
+        _leave(_kernel, request, alone, not_yet)
+    os.close(not_yet)
     ended = ""
     try:
-        ended = _watch(connection, kernel, limits)
+        ended = _watch(connection, ready, kernel, limits)
     finally:
         _kill_below()
         if ended:
@@ -119,12 +136,14 @@ def _line(connection: socket.socket) -> bytes:
     return data
 
 
-def _watch(connection: socket.socket, kernel: int, limits: dict) -> list:
-    """Until something ends: [what, the value reached, the limit], with what one of `execute.ENDINGS`, or "closed"."""
-    start = time.monotonic()
+def _watch(connection: socket.socket, ready: int, kernel: int, limits: dict) -> list:
+    """The clock runs from the moment at which `ready` is closed: a busy machine starts kernels slowly. Until something ends: [what, the value reached, the limit], with what one of `execute.ENDINGS`, or "closed"."""
+    start, watched = math.inf, [connection, ready]
     while True:
-        readable, _, _ = select.select([connection], [], [], POLL_SECONDS)
-        if readable:
+        readable, _, _ = select.select(watched, [], [], POLL_SECONDS)
+        if ready in readable:
+            start, watched = time.monotonic(), [connection]
+        if connection in readable:
             if not connection.recv(4096):
                 return ["closed", None, None]
             os.kill(kernel, signal.SIGINT)
@@ -169,8 +188,8 @@ def _kill_below() -> None:
         time.sleep(0.005)
 
 
-def _kernel(request: dict, alone: bool) -> None:
-    """Become the kernel, in the sandbox. Does not return before the kernel ends."""
+def _kernel(request: dict, alone: bool, not_yet: int) -> None:
+    """Become the kernel, in the sandbox, and close `not_yet` when it is ready. Returns when the kernel ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scratch = request["scratch"]
     os.chdir(scratch)
@@ -195,6 +214,7 @@ def _kernel(request: dict, alone: bool) -> None:
     app = IPKernelApp.instance(outstream_class="grading.outstream.LimitedOutStream", log_level="ERROR")
     app.initialize(["-f", request["connection_file"], "--HistoryManager.hist_file=:memory:"])
     app.shell.events.register("pre_run_cell", LimitedOutStream.new_cell)
+    os.close(not_yet)
     app.start()
 
 
