@@ -136,7 +136,7 @@ def table(summary: Summary) -> str:
     width = max(map(len, VERDICTS))
     lines = [f"{counts[v]:5}  {v:<{width}}  {meaning}" for v, meaning in VERDICTS.items() if counts[v]]
     manual = sum(result.manual for result in summary.results.values())
-    end = [f"{manual} with answers that wait for a person (nbgrader formgrader)"] if manual else []
+    end = [f"{manual} with answers that wait for a person (in the Formgrader)"] if manual else []
     return "\n".join([*lines, f"{len(summary.results):5}  in all, {len(summary.new)} of them graded now", *end])
 
 
