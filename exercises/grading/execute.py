@@ -16,6 +16,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import Execute
+from nbgrader.utils import is_grade
 from traitlets import Any
 
 from grading.kernels import limited_kernel, scratch_folder
@@ -54,8 +55,8 @@ class LimitedExecute(Execute):
 
     Configure by attributes before use: `address` of the server, `folder` for scratch folders, `limits`, `hide`, and
     `around`, a context in which student code runs. After each notebook `stop` is a `Stop` or None, and `notes` are
-    sentences about cells that were interrupted (`interrupted` says whether there is one) or printed too much. With `refusal` set
-    nothing runs: each code cell gets it as its error.
+    sentences about cells that were interrupted (`interrupted`: there is one) or printed too much. With `refusal` set
+    nothing runs: each test gets it as its error.
     """
 
     address = Any()
@@ -71,7 +72,7 @@ class LimitedExecute(Execute):
     def preprocess(self, nb: NotebookNode, resources, km=None):
         self.stop, self.interrupted, self.notes = None, False, ()
         if self.refusal:
-            for cell in nb.cells:
+            for cell in filter(is_grade, nb.cells):
                 _mark(cell, "NotGraded", self.refusal)
             return nb, resources
         self.timeout = self.limits.cell_seconds
