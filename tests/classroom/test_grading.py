@@ -89,10 +89,10 @@ def test_times_of_handing_in(graded):
 
 
 def test_nothing_is_left_behind(graded):
-    root, _ = graded
+    root, run = graded
     commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [c for c in commands if "98765.4" in c]
-    assert not (root / "written").exists()
+    assert not (root / "written").exists() or "read-only" not in run["granted"]
     for name in ("good", "printer", "not_json"):
         assert {p.name for p in (root / "autograded" / name / NAME).iterdir()} <= {f"{NAME}.ipynb", "timestamp.txt"}
     # What students handed in is as it was.

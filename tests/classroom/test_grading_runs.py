@@ -26,6 +26,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.api import Gradebook
 from sample import EXERCISES, NAME, STEP_DECAY, answer, hand_in, make_course, released
 
+MARK = f"87654.{os.getpid()}"  # seconds of sleep, by which this run's processes are known
 STUDENTS = [f"s{number}" for number in range(8)]
 
 
@@ -151,16 +152,16 @@ def test_an_interrupted_cell_and_the_ones_after_it(execute):
 
 
 def test_a_process_in_a_session_of_its_own_ends_with_the_kernel(execute):
-    step, _ = execute("import subprocess; subprocess.Popen(['sleep', '87654.3'], start_new_session=True)")
+    step, _ = execute(f"import subprocess; subprocess.Popen(['sleep', '{MARK}'], start_new_session=True)")
     assert step.stop is None
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "87654.3" in " ".join(p.info["cmdline"] or [])]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if MARK in " ".join(p.info["cmdline"] or [])]
 
 
 def test_without_namespaces_the_limits_still_hold(server, tmp_path, monkeypatch):
     # In a container that forbids namespaces, a child that hides is still found, because the guard adopts orphans.
     double = (
         "import os, time\n"
-        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.execvp('sleep', ['sleep', '76543.2'])\n    os._exit(0)\n"
+        f"if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.execvp('sleep', ['sleep', '{MARK}'])\n    os._exit(0)\n"
         "time.sleep(0.5)"
     )
     code = (
@@ -183,7 +184,7 @@ def test_without_namespaces_the_limits_still_hold(server, tmp_path, monkeypatch)
         notebook = new_notebook(cells=[new_code_cell(double), new_code_cell("1")])
         step.preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
         assert step.stop is None and names(notebook.cells[1]) == ["execute_result"]
-        assert not [p for p in psutil.process_iter(["cmdline"]) if "76543.2" in " ".join(p.info["cmdline"] or [])]
+        assert not [p for p in psutil.process_iter(["cmdline"]) if MARK in " ".join(p.info["cmdline"] or [])]
     finally:
         plain.stdin.close()
         plain.wait(10)
