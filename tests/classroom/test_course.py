@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("nbgrader")
 
 from nbgrader.api import Gradebook
+from pupils import tagged
 from sample import EXERCISES, NAME, answer, command, hand_in, make_course, released
 
 PAGE = (EXERCISES / "README.md").read_text(encoding="utf-8")
@@ -42,10 +43,13 @@ def test_nbgraders_own_autograde_works_with_this_configuration(tmp_path):
         released(root), decay="import warnings; warnings.warn('look')\nreturn base * 0.1 ** (epoch // every)"
     )
     hand_in(root, "noisy", noisy)
+    hand_in(root, "skipped", tagged(answer(released(root), decay="return 7"), "decay-test", "skip-execution"))
     command(root, "autograde", NAME)
     with Gradebook(f"sqlite:///{root}/gradebook.db") as gradebook:
         grades = gradebook.find_submission_notebook(NAME, NAME, "noisy").grades
         assert {g.name: g.auto_score for g in grades} == {"decay-test": 2, "group-test": 3, "why": None}
+        grades = gradebook.find_submission_notebook(NAME, NAME, "skipped").grades
+        assert {g.name: g.auto_score for g in grades} == {"decay-test": 0, "group-test": 3, "why": None}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="grade.py needs Linux")
