@@ -9,7 +9,7 @@ suggests is trained with the same three seeds, and gets a regret:
 0 means trained as well as at the best rate, 1 learned nothing. A finder that raises or returns no finite positive rate
 has failed, and gets 1. To add a finder, write a function of (task, seed) under `@finder("its name")`.
 
-Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew);
+Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew, --again "its name" for one finder);
 the tables are written into README.md. --tuning works on the tuning tasks instead, with lrtut's rule alone, and shows
 what other constants would do; it leaves README.md alone. LRTUT_DATA names the folder that holds MNIST.
 """
@@ -355,12 +355,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tuning", action="store_true", help="the tuning tasks and lrtut's rule alone")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
+    parser.add_argument("--again", metavar="FINDER", choices=FINDERS, help="measure this one anew, keep the others")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
     path = RESULTS / ("finders_tuning.json" if arguments.tuning else "finders.json")
     tasks = TUNING if arguments.tuning else REPORT
     kept = json.loads(path.read_text()) if path.exists() and not arguments.fresh else {"tasks": {}}
     records = kept["tasks"]
+    for record in records.values():
+        record.get("finders", {}).pop(arguments.again, None)
     kept["made with"] = {
         "python": platform.python_version(), "machine": platform.machine(), "grid": GRID, "seeds": SEEDS,
         **({} if arguments.tuning else {name: version(name) for name in PACKAGES}),

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from lrtut.group_rates import rate_setter, sweep_rates
 from lrtut.range_plot import plot_range_test
-from lrtut.rules import FIRST, LEAST, ONE_CYCLE, RULES, NoSuggestion, ceiling, minimum, smooth, usable
+from lrtut.rules import FIRST, LEAST, ONE_CYCLE, OTHER, PLAIN, RULES, NoSuggestion, ceiling, minimum, smooth, usable
 from lrtut.snapshot import restored
 
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
@@ -31,12 +31,12 @@ class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
-    `divisor` is what the default rule divides the rate at the minimum by: 2 for SGD without momentum, else 4.
+    `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 6.
     """
 
     lrs: np.ndarray
     loss: np.ndarray
-    divisor: float = 4.0
+    divisor: float = OTHER
 
     @property
     def lr(self) -> np.ndarray:
@@ -222,7 +222,7 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
     plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
-    return 2.0 if plain else 4.0
+    return PLAIN if plain else OTHER
 
 
 class _Watch:

@@ -280,14 +280,14 @@ def test_model_trains_in_train_mode_and_one_in_train_mode_stays_as_it_is():
 @pytest.mark.parametrize(
     "make, divisor",
     [
-        (sgd, 2),
-        (lambda m: sgd(m, weight_decay=0.1), 2),
-        (lambda m: sgd(m, momentum=0.9), 4),
-        (lambda m: torch.optim.Adam(m.parameters()), 4),
-        (lambda m: torch.optim.RMSprop(m.parameters()), 4),
+        (sgd, 3),
+        (lambda m: sgd(m, weight_decay=0.1), 3),
+        (lambda m: sgd(m, momentum=0.9), 6),
+        (lambda m: torch.optim.Adam(m.parameters()), 6),
+        (lambda m: torch.optim.RMSprop(m.parameters()), 6),
     ],
 )
-def test_divisor_is_two_for_plain_sgd_and_four_otherwise(make, divisor):
+def test_divisor_is_three_for_plain_sgd_and_six_otherwise(make, divisor):
     model = network()
     assert sweep(model, make(model)).divisor == divisor
 
@@ -381,7 +381,7 @@ def test_exception_puts_the_order_of_the_batches_back_too():
 GRID = np.geomspace(1e-6, 10, 200)
 
 
-def curve(losses, *, lrs=GRID, divisor=4.0):
+def curve(losses, *, lrs=GRID, divisor=6.0):
     losses = np.asarray(losses, float)
     return RangeTest(np.asarray(lrs)[: len(losses), None], losses, divisor)
 
@@ -401,7 +401,7 @@ def test_suggestion_is_the_rate_at_the_minimum_over_the_divisor():
     place = np.log10(GRID / 0.02)
     losses = np.exp(0.05 * place**2)
     lowest = GRID[losses.argmin()]
-    for divisor in (2.0, 4.0):
+    for divisor in (3.0, 6.0):
         assert curve(losses, divisor=divisor).suggestion() == pytest.approx(lowest / divisor, rel=0.1)
 
 
@@ -553,7 +553,7 @@ def valleys(draw):
     return lrs, noisy(losses, draw(st.floats(0.001, 0.1)), draw(st.integers(0, 10**6)))
 
 
-def suggested(lrs, losses, divisor=4.0):
+def suggested(lrs, losses, divisor=6.0):
     try:
         return curve(losses, lrs=lrs, divisor=divisor).suggestion()
     except NoSuggestion:
@@ -579,7 +579,7 @@ def test_suggestion_does_not_depend_on_the_unit_of_the_loss(points, factor):
 
 
 @settings(max_examples=50, deadline=None)
-@given(valleys(), st.sampled_from([2.0, 4.0]))
+@given(valleys(), st.sampled_from([3.0, 6.0]))
 def test_suggestion_is_finite_positive_and_not_above_the_minimum(points, divisor):
     lrs, losses = points
     rate = suggested(lrs, losses, divisor)
@@ -617,7 +617,7 @@ def test_plot_draws_on_the_axes_given_or_on_new_ones(own):
     assert ax.get_xscale() == "log" and ax.get_ylabel() == "training loss" and "range test" in ax.get_title("left")
 
 
-@pytest.mark.parametrize("divisor, part", [(2.0, "half"), (4.0, "quarter")])
+@pytest.mark.parametrize("divisor, part", [(3.0, "third"), (6.0, "sixth")])
 def test_plot_says_the_suggestion_and_why(divisor, part):
     test = curve(noisy(valley(), 0.02), divisor=divisor)
     rate = test.suggestion()
