@@ -70,7 +70,7 @@ def test_the_readmes_commands_are_ci_s():
     commands = re.search(r"```\n(uv run .+?)```", text("README.md"), re.S)[1].split("\n")
     assert commands[:2] == ["uv run lrtut run", "uv run pytest"]
     script = text(".ci/run").splitlines()
-    assert "uv run pytest" in script and any(line.endswith("uv run lrtut run") for line in script)
+    assert "uv run pytest" in script and any(line.endswith("uv run lrtut run --strict") for line in script)
     workflow = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
     assert workflow["steps"][-1]["run"] == ".ci/run"
     assert workflow["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
@@ -94,7 +94,18 @@ def test_the_address_is_one():
 
 
 def test_modules_are_small_and_import_one_way():
-    order = ["interrupts", "download", "data", "models", "schedules", "training", "sweep", "alttext", "plotting"]
+    order = [
+        "interrupts",
+        "download",
+        "data",
+        "models",
+        "schedules",
+        "forward",
+        "training",
+        "sweep",
+        "alttext",
+        "plotting",
+    ]
     order += ["snapshot", "rules", "group_rates", "range_plot", "range_test", "execution", "cli"]
     for i, name in enumerate(order):
         source = text(f"lrtut/{name}.py")
