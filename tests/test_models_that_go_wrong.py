@@ -151,7 +151,9 @@ def test_batch_without_a_sample(use):
 @in_training
 def test_batch_of_one_for_batchnorm(use):
     model = network(nn.BatchNorm1d(8))
-    with pytest.raises(ValueError, match=r"a batch of one sample, of shape \[1, 4\], and BatchNorm needs two.*drop_last"):
+    with pytest.raises(
+        ValueError, match=r"a batch of one sample, of shape \[1, 4\], and BatchNorm needs two.*drop_last"
+    ):
         use(model, [batch(1)])
     use(network(), [batch(1)])  # without BatchNorm, one will do
 
