@@ -64,7 +64,9 @@ class Mirror:
         self.asked: list[str] = []  # the same, for a file's bytes
         self.before_answer = lambda: None
         self.released = threading.Event()  # lets a hanging answer end
-        self.packed = {f"{p.name}.gz": gzip.compress(p.read_bytes()) for p in (tiny / "MNIST" / "raw").iterdir()}
+        self.packed = {
+            f"{p.name}.gz": gzip.compress(p.read_bytes(), mtime=0) for p in (tiny / "MNIST" / "raw").iterdir()
+        }
         # In torchvision's order.
         self.resources = [(f"{n}.gz", hashlib.md5(self.packed[f"{n}.gz"]).hexdigest()) for n in lrtut.download.FILES]
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
