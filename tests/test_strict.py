@@ -12,7 +12,7 @@ import nbmake.pytest_items
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lrtut import sweep
+from lrtut import cli, execution, sweep
 from lrtut.execution import execute_all, kernel_environment, on_stderr
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +115,12 @@ def test_import_of_lrtut_warns_of_nothing():
     environment = os.environ | {"PYTHONWARNINGS": names}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("options, strict", [(["--strict"], True), ([], False)])
+def test_the_command_hands_strict_on(options, strict, monkeypatch):
+    given = []
+    monkeypatch.setattr(execution, "execute_all", lambda *_, strict: given.append(strict) or [])
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["run", "01", *options]) == 0
+    assert given == [strict]
