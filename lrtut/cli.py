@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
     run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
     run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
+    run.add_argument(
+        "--strict", action="store_true", help="let a warning, or anything else on stderr, fail a lesson (CI does)"
+    )
     commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "lab":
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "list":
             return list_lessons()
         if arguments.command == "run":
-            return run_lessons(arguments.lessons, arguments.jobs)
+            return run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
         return open_lab(rest)
     except UserError as error:
         print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
@@ -56,7 +59,7 @@ def list_lessons() -> int:
     return 0
 
 
-def run_lessons(numbers: Sequence[str], jobs: int) -> int:
+def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     """Execute lessons, print the table, return 1 if one failed."""
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
@@ -69,7 +72,7 @@ def run_lessons(numbers: Sequence[str], jobs: int) -> int:
     from lrtut.data import DataError
 
     try:
-        outcomes = execution.execute_all(lessons, root / "build" / "course", jobs)
+        outcomes = execution.execute_all(lessons, root / "build" / "course", jobs, strict=strict)
     except DataError as error:
         raise UserError(str(error)) from None
     print(execution.table(outcomes))

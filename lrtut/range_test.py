@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lrtut.forward import forward
 from lrtut.group_rates import rate_setter, sweep_rates
 from lrtut.range_plot import plot_range_test
 from lrtut.rules import FIRST, LEAST, ONE_CYCLE, OTHER, PLAIN, RULES, NoSuggestion, ceiling, minimum, smooth, usable
@@ -139,7 +140,9 @@ def lr_range_test(
         progress: show a bar on anything longer than two seconds.
 
     Raises:
-        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew.
+        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew; a batch without a
+            sample, a loss of many numbers, targets that are no class, a batch of one for BatchNorm.
+        TypeError: integer inputs to a model of floats; a loss that is no tensor.
     """
     _check_arguments(start_lr, end_lr, steps, scale)
     rates = sweep_rates(optimizer, start_lr, end_lr, steps, scale)
@@ -163,7 +166,7 @@ def lr_range_test(
                     inputs, targets = batch if type(batch) in (tuple, list) and len(batch) == 2 else _pair(batch)
                     if not (on_cpu and inputs.is_cpu and targets.is_cpu):
                         inputs, targets = inputs.to(device), targets.to(device)
-                    loss = loss_fn(model(inputs), targets)
+                    _, loss = forward(model, inputs, targets, loss_fn)
                     loss.backward()
                     optimizer.step()
                     loss = _as_float(loss)
