@@ -95,7 +95,18 @@ def test_the_address_is_one():
 
 
 def test_modules_are_small_and_import_one_way():
-    order = ["version", "interrupts", "download", "data", "models", "schedules", "training", "sweep", "alttext", "plotting"]
+    order = [
+        "version",
+        "interrupts",
+        "download",
+        "data",
+        "models",
+        "schedules",
+        "training",
+        "sweep",
+        "alttext",
+        "plotting",
+    ]
     order += ["snapshot", "rules", "group_rates", "range_plot", "range_test", "execution", "cli"]
     for i, name in enumerate(order):
         source = text(f"lrtut/{name}.py")
