@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -120,6 +121,14 @@ def setup_of(path):
     return document
 
 
+def seconds_to_first_figure(done):
+    """From the start of the first cell to the end of the first that shows a figure, as the kernel told it."""
+    cells = [cell for cell in done.cells if cell.cell_type == "code"]
+    drawn = next(cell for cell in cells if any("<img" in o.get("data", {}).get("text/html", "") for o in cell.outputs))
+    first, last = cells[0].metadata.execution["iopub.status.busy"], drawn.metadata.execution["iopub.status.idle"]
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
 def text_of(cell):
     return "".join(output.get("text", "") for output in cell.outputs)
 
@@ -128,7 +137,9 @@ def text_of(cell):
 def test_a_lesson_from_its_single_file(colab, environment, path):
     before, start = freeze(environment), time.monotonic()
     done = colab(nbformat.read(path, as_version=4))  # raises where a cell fails
-    print(f"{path.stem}: {time.monotonic() - start:.0f} s")
+    print(
+        f"{path.stem}: {time.monotonic() - start:.0f} s, its first figure after {seconds_to_first_figure(done):.0f} s"
+    )
     assert freeze(environment) == before and "torch==2.11.0" in before
     setup = done.cells[1]
     assert setup.id == "setup" and all(output.get("name") == "stdout" for output in setup.outputs)

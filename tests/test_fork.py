@@ -55,9 +55,9 @@ def test_the_fork_passes_the_tests_of_its_links(copy):
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 10
     # And they would not pass on half a fork.
-    readme = copy / "CITATION.cff"
-    readme.write_text(readme.read_text(encoding="utf-8").replace("ada/rates", SLUG), encoding="utf-8")
-    assert subprocess.run([sys.executable, *command, *files], cwd=copy, capture_output=True).returncode == 1
+    citation = copy / "CITATION.cff"
+    citation.write_text(citation.read_text(encoding="utf-8").replace("ada/rates", SLUG), encoding="utf-8")
+    assert subprocess.run([sys.executable, *command, files[0]], cwd=copy, capture_output=True).returncode == 1
 
 
 def test_without_a_branch_the_branch_stays(copy):
