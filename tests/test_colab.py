@@ -4,7 +4,6 @@ Makes an environment of tests/environments/colab.txt under build/ (5 GB, hard-li
 the same disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -60,15 +59,14 @@ def colabs_python():
 def environment():
     """Colab's packages, without lrtut; the path of its Python."""
     interpreter = colabs_python()
-    made_of = hashlib.sha256(PACKAGES.read_bytes() + interpreter.encode()).hexdigest()
     folder = ROOT / "build" / "environments" / "colab"
-    python = folder / "bin" / "python"
-    stamp = folder / "made_of"
-    if not stamp.is_file() or stamp.read_text() != made_of:
+    python, stamp = folder / "bin" / "python", folder / "made_of.txt"
+    asked = f"{interpreter}\n{PACKAGES.read_text()}"
+    # Made anew where something else is asked for, or where a failed test left other packages there.
+    if not stamp.is_file() or stamp.read_text() != asked + "\n".join(sorted(freeze(python))):
         uv("venv", "--quiet", "--clear", "--python", interpreter, folder)
         uv("pip", "install", "--quiet", "--python", python, "--requirement", PACKAGES)
-        uv("pip", "uninstall", "--quiet", "--python", python, "lrtut")
-        stamp.write_text(made_of)
+        stamp.write_text(asked + "\n".join(sorted(freeze(python))))
     return python
 
 
