@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from lrtut.version import __version__, repository
 
 NOTEBOOK_SIDE = "uv sync (or: pip install jupyterlab nbclient nbconvert psutil)"
 
@@ -21,6 +22,7 @@ class UserError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out."""
     parser = argparse.ArgumentParser(prog="lrtut", description="A course on the learning rate in PyTorch.")
+    parser.add_argument("--version", action="version", version=f"lrtut {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the lessons")
     run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
@@ -64,6 +66,7 @@ def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
     root = find_checkout()
+    folder = root / "build" / "course"
     lessons = choose(find_lessons(root), numbers)
     try:
         from lrtut import execution
@@ -72,11 +75,13 @@ def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     from lrtut.data import DataError
 
     try:
-        outcomes = execution.execute_all(lessons, root / "build" / "course", jobs, strict=strict)
+        outcomes = execution.execute_all(lessons, folder, jobs, strict=strict)
     except DataError as error:
         raise UserError(str(error)) from None
     print(execution.table(outcomes))
-    print(f"\nExecuted notebooks and HTML: {root / 'build' / 'course'}")
+    print(f"\nExecuted notebooks and HTML: {folder}")
+    for outcome in outcomes[:1]:
+        print(f"Open in a browser: {(folder / outcome.name).with_suffix('.html').as_uri()}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
@@ -112,12 +117,6 @@ def lab_options() -> list[str]:
 def in_container() -> bool:
     """True in a Docker or Podman container."""
     return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-
-
-def repository() -> str:
-    """The repository's address, as pyproject.toml gives it."""
-    urls = importlib.metadata.metadata("lrtut").get_all("Project-URL") or []
-    return next(url.split(", ", 1)[1] for url in urls if url.startswith("Repository, "))
 
 
 def find_checkout() -> Path:

@@ -1,8 +1,12 @@
+import re
+from pathlib import Path
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lrtut import cli, execution
+from lrtut.version import __version__
 
 
 @pytest.fixture
@@ -29,6 +33,22 @@ def test_list(checkout, capsys):
     assert "01  Lesson 1  (1 minutes)" in out and "- do 3." in out and "scratch" not in out
 
 
+def test_list_says_of_each_lesson_its_title_minutes_and_what_one_learns(monkeypatch, capsys):
+    root = Path(cli.__file__).parents[1]
+    monkeypatch.chdir(root)
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    heads = re.findall(r"^(\d\d)  \S.+  \(\d+ minutes to read, .*minute.* to run\)\n((?:      - .+\n)+)", out, re.M)
+    assert [number for number, _ in heads] == [path.name[:2] for path in cli.find_lessons(root)]
+    assert all(learn.count("\n") == 3 for _, learn in heads)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0 and capsys.readouterr().out == f"lrtut {__version__}\n"
+
+
 def test_run_executes_writes_and_reports(checkout, capsys):
     assert cli.main(["run", "--jobs", "2"]) == 1  # one of three fails
     out = capsys.readouterr().out
@@ -50,7 +70,9 @@ def test_run_executes_writes_and_reports(checkout, capsys):
 
 def test_run_some(checkout, capsys):
     assert cli.main(["run", "3"]) == 0
-    assert [p.name for p in (checkout / "build" / "course").iterdir() if p.suffix == ".html"] == ["03_lesson.html"]
+    pages = [p for p in (checkout / "build" / "course").iterdir() if p.suffix == ".html"]
+    assert [p.name for p in pages] == ["03_lesson.html"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"Open in a browser: {pages[0].as_uri()}"
 
 
 def test_run_of_what_is_not_there(checkout, capsys):

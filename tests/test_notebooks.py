@@ -1,8 +1,8 @@
 """The notebooks as files. That they run is tested by nbmake, which collects them."""
 
 import ast
-import importlib.metadata
 import re
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -13,11 +13,9 @@ from lrtut.cli import find_lessons
 
 ROOT = Path(__file__).parents[1]
 LESSONS = find_lessons(ROOT)
-REPOSITORY = next(
-    url.split(", ", 1)[1]
-    for url in importlib.metadata.metadata("lrtut").get_all("Project-URL")
-    if url.startswith("Repository, ")
-)
+URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+REPOSITORY = URLS["Repository"]
+BRANCH = URLS["Notebooks"].removeprefix(f"{REPOSITORY}/tree/").removesuffix("/notebooks")
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 MOST_LINES = 25
 WHOLE_PROGRAM = ("03_exponential_lr", "program-run")  # the one cell that may be longer
@@ -66,14 +64,16 @@ def test_head(path):
     assert "After this lesson you can" in title.source and re.search(r"\*\*Time:\*\* \d+ minutes to read", title.source)
     assert len(re.findall(r"^- ", title.source, re.M)) == 3
     assert setup.id == "setup" and setup.source == code_cells(LESSONS[0])[0].source
-    assert f"git+{REPOSITORY}@main" in setup.source
+    assert f"    %pip install --quiet git+{REPOSITORY}@{BRANCH}\n" in setup.source
+    edition = ".".join(lrtut.__version__.split(".")[:2])
+    assert f'lrtut.require("{edition}")' in setup.source
 
 
 @each_lesson
 def test_badges_open_this_notebook_of_this_repository(path):
     head = read(path).cells[0].source
-    assert f"(https://colab.research.google.com/github/{SLUG}/blob/main/notebooks/{path.name})" in head
-    assert f"(https://mybinder.org/v2/gh/{SLUG}/main?urlpath=lab/tree/notebooks/{path.name})" in head
+    assert f"(https://colab.research.google.com/github/{SLUG}/blob/{BRANCH}/notebooks/{path.name})" in head
+    assert f"(https://mybinder.org/v2/gh/{SLUG}/{BRANCH}?urlpath=lab/tree/notebooks/{path.name})" in head
     for owner in re.findall(r"github\.com/([\w.-]+/[\w.-]+)", prose(path)):
         assert owner == SLUG
 
