@@ -26,9 +26,10 @@ def main() -> None:
             found = re.search(r'<img alt="([^"]+)" src="data:image/png;base64,([^"]+)"', " ".join(pages))
             if not found:
                 raise SystemExit(f"{path.name}, cell {cell.id}: tagged readme, but shows no figure")
+            picture = Image.open(io.BytesIO(base64.b64decode(found[2])))
             words = PngInfo()
             words.add_itxt("Description", html.unescape(found[1]))
-            picture = Image.open(io.BytesIO(base64.b64decode(found[2])))
+            words.add_text("Software", picture.info["Software"])
             picture.save(HERE / f"{cell.id}.png", pnginfo=words, optimize=True)
             print(f"images/{cell.id}.png from {path.name}")
 

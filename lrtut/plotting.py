@@ -27,6 +27,7 @@ from lrtut.training import History
 
 _MARKERS = "osD^vP*X"
 _LINES = ["-", "--", "-.", ":"]
+_BRIGHTEST = 0.8  # the brightest fifth of viridis is lost on white, and in grey among the grid lines
 
 
 @contextlib.contextmanager
@@ -84,9 +85,9 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     cmap = plt.get_cmap("viridis")
     colors = {}
     for i, (lr, log) in enumerate(zip(ranked, logs, strict=True)):
-        # Half by rank, so that close rates are told apart. The brightest tenth is lost on white.
-        place = ((log - logs[0]) / spread + i / max(len(ranked) - 1, 1)) / 2
-        colors[lr] = cmap(0.88 * place if len(ranked) > 1 else 0.35)
+        # Two thirds by rank, so that close rates are told apart.
+        place = ((log - logs[0]) / spread + 2 * i / max(len(ranked) - 1, 1)) / 3
+        colors[lr] = cmap(_BRIGHTEST * place if len(ranked) > 1 else 0.35)
     return {lr: colors[lr] for lr in lrs}
 
 
@@ -248,7 +249,7 @@ def _colors(curves: Mapping[Any, Any]) -> dict[Any, tuple]:
     """By learning rate where the keys are numbers; evenly spread for names."""
     if all(isinstance(key, int | float) for key in curves):
         return lr_colors(list(curves))
-    return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(curves))), strict=True))
+    return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0, _BRIGHTEST, len(curves))), strict=True))
 
 
 def _label(key: Any) -> str:

@@ -155,6 +155,8 @@ def shoot(page, name: str) -> None:
     SHOTS.mkdir(parents=True, exist_ok=True)
     height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
     page.set_viewport_size({"width": 1400, "height": min(height + 200, 16_000)})
+    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")  # Run All ends at the last cell
+    page.wait_for_function("document.querySelector('.jp-Cell').getBoundingClientRect().top >= 0")
     page.screenshot(path=SHOTS / f"{name}.png")
     for i, image in enumerate(page.locator(".jp-Cell-outputArea img").all(), 1):
         image.screenshot(path=SHOTS / f"{name}-figure-{i:02}.png")
@@ -179,13 +181,15 @@ def test_a_lesson_in_jupyterlab(lab, page, path):
     for cell, images in zip(code, seen, strict=True):
         for alt in images:
             assert re.search(r"Chart, x axis: .+; y axis: .+, [\d.e+-]+ to |Picture: \d+ images", alt), (cell.id, alt)
-            for title in re.findall(r'(?<!, )\btitle="([^"]+)"', cell.source):
+            for title in re.findall(r'(?<!legend\()\btitle="([^"]+)"', cell.source):
                 assert title in alt, cell.id
     assert outputs.locator('[data-mime-type="image/png"]').count() == 0
 
     # Progress bars are gone when what they counted is done, and leave no message behind.
     assert outputs.locator(".progress-bar").count() == 0
-    assert not re.search("Error displaying widget|Loading widget|model not found|FloatProgress", outputs.all_inner_texts().__str__())
+    assert not re.search(
+        "Error displaying widget|Loading widget|model not found|FloatProgress", outputs.all_inner_texts().__str__()
+    )
 
     page.locator('[data-id="table-of-contents"]').click()
     headings = re.findall(r"^#+ (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.M)
@@ -196,6 +200,8 @@ def test_a_lesson_in_jupyterlab(lab, page, path):
 
 SLOW = """
 import time
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import lrtut
 
@@ -212,14 +218,16 @@ model = lrtut.mlp(seed=0)
 """
 LONG = {
     "train": "history = lrtut.train(model, torch.optim.SGD(model.parameters(), lr=0.1), Slow(), epochs=1)",
-    "sweep": "def run(lr, seed):\n    time.sleep(1)\n    return lr\n\nruns = lrtut.sweep(run, [0.1, 0.2, 0.3], seeds=range(4))",
+    "sweep": "runs = lrtut.sweep(lambda lr, seed: time.sleep(0.2), [0.1], range(40), ThreadPoolExecutor(2))",
     "range test": "test = lrtut.lr_range_test(model, torch.optim.SGD(model.parameters(), lr=0.1), Slow(), steps=40)",
 }
 
 
 def test_progress_bars_render_grow_and_leave(lab, page):
     cells = [new_code_cell(source) for source in (SLOW, *LONG.values())]
-    nbformat.write(new_notebook(cells=cells, metadata=nbformat.read(LESSONS[0], 4).metadata), lab.notebooks / "bars.ipynb")
+    nbformat.write(
+        new_notebook(cells=cells, metadata=nbformat.read(LESSONS[0], 4).metadata), lab.notebooks / "bars.ipynb"
+    )
     open_notebook(lab, page, "bars.ipynb")
     page.evaluate("""() => {
         window.seen = {};
@@ -261,5 +269,5 @@ def test_figures_are_readable_in_the_dark_theme(lab, page):
     around, figure = picture(page.locator(".jp-Cell-outputArea")), picture(page.locator(".jp-Cell-outputArea img"))
     assert around[-1, -1].max() < 0.3  # the page is dark
     edge = [figure[2], figure[-3], figure[:, 2], figure[:, -3]]
-    assert all(side.min() > 0.95 for side in edge)  # the figure brings its own light ground, to its edges
+    assert all(side.mean() > 0.95 for side in edge)  # the figure brings its own light ground, to its edges
     assert figure.min() < 0.4  # and dark text on it

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+import torch
 from colorspacious import cspace_convert
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
@@ -36,14 +37,16 @@ matplotlib.use("agg")
 # side, and black is 100 from white. Lines are thin and lie apart, so we ask for eight times that, and in grey for eight
 # steps of lightness alone. Line style or marker varies too, so colour is never the only thing that tells curves apart.
 APART = 8
-FROM_WHITE = 25  # a thin line must stand out from its ground by more than from its neighbour
+FROM_WHITE = 2 * APART  # a curve stands out from its ground more than from its neighbour, and from a grid line as much
 VISIONS = {"usual": None, "deuteranopia": "deuteranomaly", "protanopia": "protanomaly", "tritanopia": "tritanomaly"}
 GREY = "grey"
 LESSON_RATES = [1e-4, 1e-3, 1e-2, 0.1, 0.3, 3.0, 10.0]
+STYLE = matplotlib.rc_params_from_file(ROOT / "lrtut" / "style.mplstyle", use_default_template=False)
 PALETTES = {
     "rates over five decades": lambda n: list(lrtut.lr_colors(np.logspace(-4, 1, n).tolist()).values()),
     "first rates of lesson 01": lambda n: list(lrtut.lr_colors(LESSON_RATES[:n]).values()),
     "names": lambda n: list(_colors([f"name {i}" for i in range(n)]).values()),
+    "what a cell plots itself": lambda n: STYLE["axes.prop_cycle"].by_key()["color"][:n],
 }
 
 
@@ -85,8 +88,11 @@ def draw(path, last=None):
 
 
 @pytest.fixture(autouse=True)
-def close():
+def one_thread_and_no_figure_left():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the lessons' kernels
     yield
+    torch.set_num_threads(threads)
     plt.close("all")
 
 
@@ -96,12 +102,12 @@ def test_neighbours_in_the_palette_are_told_apart(palette, vision):
     for n in range(2, 8):
         colors = PALETTES[palette](n)
         assert neighbours(colors, vision) >= APART, n
-        white = seen(["white"], vision)
-        assert np.linalg.norm(seen(colors, vision) - white, axis=1).min() >= FROM_WHITE, n
+        assert min(neighbours(["white", color], vision) for color in colors) >= FROM_WHITE, n
+        assert min(neighbours([STYLE["grid.color"], color], vision) for color in colors) >= APART, n
 
 
 def test_the_measure_finds_what_is_known_to_be_alike():
-    assert neighbours(["#d62728", "#2ca02c"], "usual") > 60 > 40 > neighbours(["#d62728", "#2ca02c"], "deuteranopia")
+    assert neighbours(["#d62728", "#2ca02c"], "usual") > 4 * neighbours(["#d62728", "#2ca02c"], "deuteranopia")
     assert neighbours(["#1f77b4", "#d62728"], GREY) < APART < neighbours(["#1f77b4", "#d62728"], "usual")
     one, other = plt.plot([1], "-", [2], "-", color="#1f77b4")
     other.set_color("#d62728")
@@ -160,7 +166,7 @@ FIRST = "import lrtut\nax = lrtut.plot_paths({0.1: [1, 2]}, title='The <first> f
 
 
 def test_alt_text_of_a_kernels_first_figure_is_in_its_output_and_in_every_page():
-    notebook = new_notebook(cells=[new_code_cell(FIRST), new_code_cell("lrtut.subplots()[0]")])
+    notebook = new_notebook(cells=[new_code_cell(FIRST), new_code_cell("fig, axes = lrtut.subplots(1, 2)")])
     NotebookClient(notebook, kernel_name="python3").execute()
     for cell in notebook.cells:
         bundles = [output.data for output in cell.outputs if "text/html" in output.get("data", {})]
@@ -171,7 +177,9 @@ def test_alt_text_of_a_kernels_first_figure_is_in_its_output_and_in_every_page()
     assert alt.startswith("The <first> figure. Chart, x axis: step, ") and "0.1: from 1 to 2" in alt
     for template in ("lab", "classic", "basic"):
         page, _ = HTMLExporter(template_name=template).from_notebook_node(notebook)
-        assert page.count("<img alt=") == page.count("<img") == 2 and html.escape(alt) in page
+        pictures = [tag for tag in re.findall("<img [^>]+>", page) if "data:image/png" in tag]
+        assert len(pictures) == 2 and all('alt="' in tag for tag in pictures)
+        assert any(alt in html.unescape(tag) for tag in pictures)
 
 
 def gist(alt):
@@ -187,6 +195,9 @@ def readme_cells():
                 yield path, cell.id
 
 
+WITHOUT_DATA = {"catalogue-figure"}  # schedules alone: the same pixels on every machine
+
+
 def coarse(image, block=20):
     """The mean colour of each block of so many pixels, 0 to 1."""
     pixels = np.asarray(image.convert("RGB"), float) / 255
@@ -194,18 +205,22 @@ def coarse(image, block=20):
     return pixels[:height, :width].reshape(height // block, block, width // block, block, 3).mean((1, 3))
 
 
-@pytest.mark.parametrize(("path", "cell"), readme_cells(), ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(("path", "cell"), list(readme_cells()), ids=lambda value: getattr(value, "stem", value))
 def test_the_readmes_figure_is_up_to_date(path, cell):
-    """On MNIST its pixels, coarsely (another CPU moves a dot or two); on any data what its alt text says."""
-    remake = "uv run lrtut run && uv run python images/make_images.py"
+    """What it says on any data; its pixels, coarsely, on MNIST or where no data are in it."""
+    remake = "on MNIST: uv run lrtut run && uv run python images/make_images.py"
     stored = Image.open(ROOT / "images" / f"{cell}.png")
     *_, (last, figure) = draw(path, last=cell)
     assert last == cell
     fresh = picture(figure._repr_html_())
     assert gist(stored.info["Description"]) == gist(lrtut.alt_text(figure)), remake
     assert stored.size == fresh.size, remake
-    if find_data()[0] != DIGITS:
-        assert np.abs(coarse(stored) - coarse(fresh)).mean() < 0.01, remake
+    if stored.info["Software"] != fresh.info["Software"]:
+        pytest.skip(f"made by {stored.info['Software']}, which sets text in another way: only its words were compared")
+    if find_data()[0] != DIGITS or cell in WITHOUT_DATA:
+        # Another CPU moves a dot or two (0.001 was seen); the digits' figure in place of MNIST's gives 0.008.
+        most = 0.0005 if cell in WITHOUT_DATA else 0.004
+        assert np.abs(coarse(stored) - coarse(fresh)).mean() < most, remake
 
 
 def test_every_picture_has_its_cell():
