@@ -19,8 +19,9 @@ from pathlib import Path
 import matplotlib.image
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
+import lrtut
 from lrtut.cli import find_lessons
 
 ROOT = Path(__file__).parents[1]
@@ -253,6 +254,20 @@ def test_progress_bars_render_grow_and_leave(lab, page):
         assert max(heights) > 5 and re.search(rf"{name.strip()}: \d+% \d+/\d+", words[-1]), (name, words[-1])
     page.wait_for_function("document.querySelectorAll('.jp-Cell-outputArea .progress-bar').length == 0", timeout=5_000)
     assert "".join(page.locator(".jp-Cell-outputArea").all_inner_texts()).strip() == ""
+
+
+def test_alt_text_stays_in_a_notebook_that_was_run_elsewhere(lab, page):
+    """JupyterLab does not trust it, and cleans its HTML."""
+    figure = lrtut.plot_paths({0.1: [1, 2]}, title="Run <elsewhere>").figure
+    output = new_output("display_data", data={"text/html": figure._repr_html_(), "text/plain": "a figure"})
+    metadata = nbformat.read(LESSONS[0], 4).metadata
+    cell = new_code_cell("ax = ...", outputs=[output], execution_count=1)
+    nbformat.write(new_notebook(cells=[cell], metadata=metadata), lab.notebooks / "elsewhere.ipynb")
+    open_notebook(lab, page, "elsewhere.ipynb")
+    assert images_in_outputs(page) == [[lrtut.alt_text(figure)]]
+    size = "document.querySelector('.jp-Cell-outputArea img').{}"
+    assert page.evaluate(size.format("naturalWidth")) == 980  # it is there, and not as wide as its pixels
+    assert page.evaluate(size.format("getBoundingClientRect().width")) == 700
 
 
 def test_figures_are_readable_in_the_dark_theme(lab, page):
