@@ -88,7 +88,9 @@ def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
 def open_lab(options: Sequence[str]) -> int:
     """Start JupyterLab on the lessons, until it is stopped."""
     root = find_checkout()
-    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *lab_options(), *options]
+    given = {option.split("=")[0] for option in options}  # JupyterLab refuses an option that comes twice
+    ours = [option for option in lab_options() if option.split("=")[0] not in given]
+    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *ours, *options]
     try:
         import jupyterlab  # noqa: F401
     except ImportError:

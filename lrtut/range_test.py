@@ -176,6 +176,8 @@ def lr_range_test(
                 elif time.monotonic() > bar_from:  # made only where it is wanted: it costs as much as a small step
                     bar = tqdm(total=steps, initial=len(losses), desc="range test", unit="step", leave=False)
                 if diverged(row[0], loss):
+                    if bar is not None:
+                        bar.total = bar.n  # as meant: tqdm would leave an unfinished bar standing in red
                     break
         finally:
             if bar is not None:

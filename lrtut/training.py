@@ -133,6 +133,7 @@ def train(
                     if interrupted():
                         raise KeyboardInterrupt
                 if _flush(losses, history):
+                    bar.total = bar.n  # divergence is no error: tqdm would leave an unfinished bar standing in red
                     break
                 if val is not None:
                     val_loss, val_accuracy = evaluate(model, val, loss_fn)

@@ -116,6 +116,9 @@ def test_lab_hands_options_on(checkout, monkeypatch):
     monkeypatch.setattr(cli, "lab_options", lambda: ["--allow-root"])
     assert cli.main(["lab", "--port", "9999"]) == 0
     assert calls[0][1:] == ["-m", "jupyterlab", str(checkout / "notebooks"), "--allow-root", "--port", "9999"]
+    monkeypatch.setattr(cli, "lab_options", lambda: ["--no-browser", "--ip=0.0.0.0"])
+    assert cli.main(["lab", "--ip=127.0.0.1", "--no-browser"]) == 0  # twice the same option would be refused
+    assert calls[1][4:] == ["--ip=127.0.0.1", "--no-browser"]
 
 
 def test_dead_kernel_is_a_row_in_the_table(checkout):

@@ -61,6 +61,24 @@ def test_style_does_not_leak():
     assert dict(matplotlib.rcParams) == before
 
 
+def test_what_a_cell_sets_itself_is_in_the_style_too():
+    ax = lrtut.plot_lr({"a": [1.0, 0.3, 0.01]})
+    ax.set(title="Set by a cell", ylim=(0.01, 1))
+    assert ax.get_title(loc="left") == "Set by a cell" and ax.get_title(loc="center") == ""
+    assert ax.legend().get_texts()[0].get_fontsize() == 10
+    with plt.style.context("lrtut.style"):
+        assert [ax.yaxis.get_major_formatter()(y) for y in (0.01, 1)] == [
+            f"$\\mathdefault{{{y:g}}}$" for y in (0.01, 1)
+        ]
+    _, panels = lrtut.subplots(1, 2, subplot_kw={"xlabel": "mine"})
+    assert panels[0].get_xlabel() == "mine"
+
+
+def test_long_paths_have_few_markers():
+    long, short = lrtut.plot_paths({0.1: range(100), 0.2: range(10)}).lines
+    assert long.get_markevery() == 5 and short.get_markevery() == 1
+
+
 def test_loss_is_averaged_over_windows_and_divergence_is_marked():
     ax = lrtut.plot_loss(
         {0.1: history((4.0, 2.0, 1.0, 1.0)), 9.0: history((1.0, 5.0, math.inf), diverged=True)}, window=2

@@ -58,6 +58,9 @@ def test_the_readmes_commands_are_ci_s():
     assert commands[:2] == ["uv run lrtut run", "uv run pytest"]
     script = text(".ci/run").splitlines()
     assert "uv run pytest" in script and any(line.endswith("uv run lrtut run --strict") for line in script)
+    # CI has the browser's group, and sets the variable that makes a missing browser a failure.
+    assert any(line.startswith("uv sync") and "--group browser" in line for line in script)
+    assert "  export LRTUT_BROWSER" in script
     workflow = yaml.safe_load(text(".github/workflows/ci.yml"))["jobs"]["test"]
     assert workflow["steps"][-1]["run"] == ".ci/run"
     assert workflow["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]

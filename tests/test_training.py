@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrtut import Digits, batches, evaluate, train
+from lrtut import Digits, batches, evaluate, train, training
 
 
 def problem(n=40, seed=0):
@@ -142,6 +142,21 @@ def test_divergence_ends_the_run_and_is_no_error():
     assert history.diverged and len(history.loss) <= 4  # at the end of the first epoch
     assert all(map(math.isfinite, history.loss[:-1])) and not math.isfinite(history.loss[-1])
     assert len(history.lrs) == len(history.loss) and history.val_loss == []
+
+
+def test_a_bar_is_done_where_divergence_ends_the_run(monkeypatch):
+    """tqdm leaves a bar that is not done standing in red, as if something had failed."""
+    closed = []
+
+    class Bar(training.tqdm):
+        def close(self):
+            closed.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    model, optimizer, data = setting(lr=1e30)
+    history = train(model, optimizer, data, epochs=5, loss_fn=lambda out, target: (out**2).mean())
+    assert history.diverged and closed[0] == (len(data), len(data))  # divergence is seen at the end of an epoch
 
 
 def test_zero_rate_is_no_error():
