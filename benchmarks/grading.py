@@ -1,0 +1,189 @@
+"""How long it takes to grade a class: `LRTUT_DATA=<folder of MNIST> uv run python benchmarks/grading.py`.
+
+Simulated students hand in one assignment (--assignment; 40 of them, --students): the solutions, as they are, saved by
+Colab, or with one of them left out. All are graded in each of these ways, in one run:
+  plain   `nbgrader autograde`: a fresh kernel for each submission, which imports PyTorch anew; one at a time
+  cold    exercises/grade.py with such kernels in its sandbox; two at a time
+  one     exercises/grade.py: kernels forked from a process that has imported PyTorch; one at a time
+  two     the same, two at a time: what a teacher gets
+It measures wall-clock and CPU seconds, start included, and compares every mark with plain's. The figures go to
+results/grading.json, the table into README.md. It takes about fifteen minutes on two idle cores. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbgrader.api import Gradebook
+from training import machine, write_table
+
+HERE = Path(__file__).resolve().parent
+EXERCISES = HERE.parent / "exercises"
+RESULTS = HERE / "results" / "grading.json"
+WAYS = {
+    "plain": "`nbgrader autograde`",
+    "cold": "`grade.py`, cold kernels, two at a time",
+    "one": "`grade.py`, one at a time",
+    "two": "`grade.py`, two at a time",
+}
+CLASS = 200
+
+
+def make_course(root: Path, name: str, students: int) -> None:
+    """A course with one assignment, and what `students` simulated students hand in."""
+    shutil.copytree(EXERCISES / "source" / name, root / "source" / name)
+    shutil.copy(EXERCISES / "nbgrader_config.py", root)
+    nbgrader(root, "generate_assignment", name)
+    released = nbformat.read(root / "release" / name / f"{name}.ipynb", as_version=4)
+    source = nbformat.read(root / "source" / name / f"{name}.ipynb", as_version=4)
+    for number in range(students):
+        folder = root / "submitted" / f"student{number:03}" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}.ipynb").write_text(json.dumps(submission(source, released, number)), encoding="utf-8")
+
+
+def submission(source, released, number: int) -> dict:
+    """The solutions in the released notebook; from every five students one by Colab, two with a gap."""
+    solved = {cell.id: re.sub(r"(?m)^.*### (BEGIN|END) SOLUTION.*\n?", "", cell.source) for cell in source.cells}
+    document = json.loads(nbformat.writes(released))
+    answers = [c for c in document["cells"] if c["metadata"].get("nbgrader", {}).get("solution")]
+    gap = answers[number % len(answers)]["id"] if number % 5 in (1, 2) else None
+    for cell in answers:
+        if cell["id"] != gap:
+            cell["source"] = solved[cell["id"]]
+    if number % 5 == 3:
+        document |= {
+            "nbformat_minor": 0,
+            "metadata": {"colab": {}, "kernelspec": {"name": "python3", "display_name": "Colab"}},
+        }
+        for cell in document["cells"]:
+            cell["metadata"]["id"] = cell.pop("id")
+    return document
+
+
+def nbgrader(root: Path, *arguments: str, check: bool = True) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    subprocess.run(command, cwd=root, env=os.environ | {"PATH": path}, check=check, stdout=sys.stderr)
+
+
+def grade(root: Path, name: str, way: str) -> None:
+    """One way to grade, in this process."""
+    if way == "plain":
+        nbgrader(root, "autograde", name, "--log-level", "ERROR", check=False)  # what it cannot grade has no marks
+        return
+    sys.path.insert(0, str(EXERCISES))
+    from grading.run import grade
+
+    grade(root, name, workers=1 if way == "one" else 2, warm=way != "cold")
+
+
+def measure(root: Path, name: str, way: str) -> dict:
+    """Grade a copy of the course in a process of its own: seconds, CPU seconds of all its processes, and the marks."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "course")
+        shutil.copytree(root, copy)
+        command = [sys.executable, __file__, "--way", way, "--course", str(copy), "--assignment", name]
+        start = time.perf_counter()
+        process = subprocess.Popen(command)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            raise RuntimeError(f"{way} ended with status {status}")
+        with Gradebook(f"sqlite:///{copy}/gradebook.db") as gradebook:
+            marks = {
+                s.student.id: {grade.name: grade.auto_score for notebook in s.notebooks for grade in notebook.grades}
+                for s in gradebook.assignment_submissions(name)
+            }
+    return {"seconds": seconds, "cpu_seconds": usage.ru_utime + usage.ru_stime, "marks": marks}
+
+
+def start_seconds(root: Path, name: str) -> float:
+    """What grading costs before the first submission: one student more or less does not change it."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "course")
+        shutil.copytree(root, copy)
+        for extra in sorted((copy / "submitted").iterdir())[1:]:
+            shutil.rmtree(extra)
+        start = time.perf_counter()
+        command = [sys.executable, __file__, "--way", "one", "--course", str(copy), "--assignment", name]
+        subprocess.run(command, check=True)
+        total = time.perf_counter() - start
+        lines = (copy / "verdicts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        return total - json.loads(lines[0])["seconds"]
+
+
+def report(results: dict) -> str:
+    """The table for README.md."""
+    n, ways = results["students"], results["ways"]
+    lines = [f"| | minutes for {n} | s a submission | CPU s a submission | plain / it | marks as plain's |"]
+    lines.append("|---|---|---|---|---|---|")
+    for way, title in WAYS.items():
+        figures = ways[way]
+        lines.append(
+            f"| {title} | {figures['seconds'] / 60:.1f} | {figures['seconds'] / n:.2f} | "
+            f"{figures['cpu_seconds'] / n:.2f} | {ways['plain']['seconds'] / figures['seconds']:.1f} | "
+            f"{figures['same_marks']} of {n} |"
+        )
+    whole = results["start_seconds"] + CLASS * (ways["two"]["seconds"] - results["start_seconds"]) / n
+    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"- {n} submissions of `{results['assignment']}`, the start of the grader "
+            f"({results['start_seconds']:.1f} s) included. {CLASS} of them, two at a time: {whole / 60:.1f} minutes.",
+            "",
+            f"Measured on {machine}, {results['cores']} cores, data {results['data']}.",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assignment", default="02_step_decay", help="default 02_step_decay")
+    parser.add_argument("--students", type=int, default=40, help="default 40")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--course", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        grade(arguments.course, arguments.assignment, arguments.way)
+        return
+    if platform.system() != "Linux":
+        parser.error("exercises/grade.py needs Linux")
+    if not os.environ.get("LRTUT_DATA"):
+        parser.error("LRTUT_DATA must name the folder that holds MNIST/raw/, or be digits")
+    # Plain kernels get one thread each as well: otherwise they would share the two cores in another way.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    digits = os.environ["LRTUT_DATA"] == "digits"
+    results = {"assignment": arguments.assignment, "students": arguments.students, "machine": machine()}
+    results |= {"cores": len(os.sched_getaffinity(0)), "data": "digits" if digits else "MNIST", "ways": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "course")
+        root.mkdir()
+        make_course(root, arguments.assignment, arguments.students)
+        results["start_seconds"] = start_seconds(root, arguments.assignment)
+        measured = {way: measure(root, arguments.assignment, way) for way in WAYS}
+    expected = measured["plain"]["marks"]
+    for way, figures in measured.items():
+        marks = figures.pop("marks")
+        figures["same_marks"] = sum(marks.get(student) == expected[student] for student in expected)
+        results["ways"][way] = figures
+        print(way, figures)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_table(report(results), "grading")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The warm server: imports PyTorch once and forks, for each submission, a guard and under it a real Jupyter kernel.
+
+It must never start a thread before it forks, so it runs no torch operation and opens no ZeroMQ socket. Started by
+`kernels.KernelServer`; ends when its standard input closes, that is, when the grader ends in whatever way.
+
+    python -m grading.server SOCKET warm|cold
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from grading import sandbox
+
+POLL_SECONDS = 0.1  # memory is written at 2 GB/s at most, so this overshoots by 200 MB
+# What notebooks of the course import; torch._dynamo alone, which the first optimizer pulls in, takes 3 s.
+WARM_MODULES = (
+    "grading.outstream",
+    "ipykernel.kernelapp",
+    "numpy",
+    "torch",
+    "torch._dynamo",
+    "matplotlib.pyplot",
+    "matplotlib_inline.backend_inline",
+    "lrtut",
+    "tqdm.auto",
+)
+
+
+def serve(address: str, warm: bool) -> None:
+    """Accept one connection a kernel until standard input closes."""
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)  # whatever an import or a kernel prints belongs into the log
+        _serve(address, warm, answer)
+
+
+def _serve(address: str, warm: bool, answer) -> None:
+    if warm:
+        _preload()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print("ready", file=answer, flush=True)
+        while True:
+            readable, _, _ = select.select([listener, sys.stdin], [], [], 1.0)
+            if sys.stdin in readable:
+                return
+            if listener in readable:
+                connection, _ = listener.accept()
+                if os.fork() == 0:
+                    listener.close()
+                    os.close(0)
+                    _leave(_guard, connection)
+                connection.close()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _preload() -> None:
+    from importlib import import_module
+
+    for name in WARM_MODULES:
+        import_module(name)
+    import torch
+
+    from lrtut.data import DIGITS, find_data
+    from lrtut.execution import kernel_environment
+
+    os.environ.update(kernel_environment(find_data()[0]))  # kernels have no network to look for data
+    if os.environ["LRTUT_DATA"] == DIGITS:
+        import_module("sklearn.datasets")
+
+    torch.set_num_threads(1)
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        raise RuntimeError(f"an import has started {threads - 1} threads; what is forked now could hang")
+
+
+def _leave(step, *args) -> None:
+    """Run a forked child's part; never come back into the server's loop."""
+    try:
+        step(*args)
+    except BaseException:  # a traceback on stderr, which the grader keeps, is all that can be done here
+        import traceback
+
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _guard(connection: socket.socket) -> None:
+    """Start the kernel below this process, watch it, and kill all of it at a limit or when the grader lets go."""
+    request = json.loads(_line(connection))
+    limits = request["limits"]
+    os.setsid()
+    sandbox.adopt_orphans()
+    alone = sandbox.separate_processes()
+    ready, not_yet = os.pipe()
+    kernel = os.fork()
+    if kernel == 0:
+        connection.close()
+        os.close(ready)
+        _leave(_kernel, request, alone, not_yet)
+    os.close(not_yet)
+    ended = ""
+    try:
+        ended = _watch(connection, ready, kernel, limits)
+    finally:
+        _kill_below()
+        if ended:
+            part = Path(request["report"] + ".part")
+            part.write_text(json.dumps(ended), encoding="utf-8")
+            part.replace(request["report"])
+        connection.close()
+
+
+def _line(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n"):
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError("the grader went away before it said what to run")
+        data += part
+    return data
+
+
+def _watch(connection: socket.socket, ready: int, kernel: int, limits: dict) -> list:
+    """The clock runs from the moment at which `ready` is closed: a busy machine starts kernels slowly. Until something ends: [what, the value reached, the limit], with what one of `execute.ENDINGS`, or "closed"."""
+    start, watched = math.inf, [connection, ready]
+    while True:
+        readable, _, _ = select.select(watched, [], [], POLL_SECONDS)
+        if ready in readable:
+            start, watched = time.monotonic(), [connection]
+        if connection in readable:
+            if not connection.recv(4096):
+                return ["closed", None, None]
+            os.kill(kernel, signal.SIGINT)
+        pid, status = os.waitpid(kernel, os.WNOHANG)
+        if pid:
+            return ["died", os.waitstatus_to_exitcode(status), None]
+        memory, processes = _usage()
+        if memory > limits["memory_mb"]:
+            return ["memory", memory, limits["memory_mb"]]
+        if processes > limits["processes"]:
+            return ["processes", processes, limits["processes"]]
+        if time.monotonic() - start > limits["seconds"]:
+            return ["time", limits["seconds"], limits["seconds"]]
+
+
+def _usage() -> tuple[int, int]:
+    """Resident megabytes of everything below this process, and how many processes that is.
+
+    Pages of files are left out: these are the libraries, which all kernels share.
+    """
+    below = psutil.Process().children(recursive=True)
+    kilobytes = 0
+    for process in below:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    kilobytes += int(line.split()[1])
+    return kilobytes * 1024 // 10**6, len(below)
+
+
+def _kill_below() -> None:
+    """Kill children until there are none: each round may lay bare those that had hidden behind another."""
+    for _ in range(1000):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.005)
+
+
+def _kernel(request: dict, alone: bool, not_yet: int) -> None:
+    """Become the kernel, in the sandbox, and close `not_yet` when it is ready. Returns when the kernel ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    scratch = request["scratch"]
+    os.chdir(scratch)
+    for name in ("HOME", "TMPDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        os.environ[name] = scratch
+    os.environ.pop("PYTHONPATH", None)
+    exercises = str(Path(__file__).resolve().parents[1])
+    sys.path[:] = ["", *(path for path in sys.path if path not in ("", exercises))]
+    # Imported before the sandbox hides this folder.
+    from grading.outstream import LimitedOutStream
+
+    achieved = sandbox.enter(scratch, request["hide"], request["limits"]["file_mb"], alone)
+    os.chdir(scratch)
+    os.chmod(scratch, 0o700)
+    if request.get("protections"):
+        Path(scratch, "protections.json").write_text(json.dumps(sorted(achieved)), encoding="utf-8")
+        return
+
+    from ipykernel.kernelapp import IPKernelApp
+
+    LimitedOutStream.most = int(request["limits"]["output_mb"] * 10**6)
+    app = IPKernelApp.instance(outstream_class="grading.outstream.LimitedOutStream", log_level="ERROR")
+    app.initialize(["-f", request["connection_file"], "--HistoryManager.hist_file=:memory:"])
+    app.shell.events.register("pre_run_cell", LimitedOutStream.new_cell)
+    os.close(not_yet)
+    app.start()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2] == "warm")

@@ -1,0 +1,23 @@
+"""Answers to the exercises, right and wrong (tests/answers/*.yaml), and submissions composed of them."""
+
+from pathlib import Path
+
+import yaml
+
+ANSWERS = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+    for path in sorted((Path(__file__).parents[1] / "answers").glob("*.yaml"))
+}
+
+
+def compositions(assignment):
+    """{name: {task: (answer's name, code, is it right?)}}: the k-th holds the k-th answer of every task that has so many."""
+    made = {}
+    for kind in ("wrong", "right"):
+        for k in range(max(len(answers[kind]) for answers in ANSWERS[assignment].values())):
+            made[f"{kind}-{k}"] = {
+                task: (*list(answers[kind].items())[k], kind == "right")
+                for task, answers in ANSWERS[assignment].items()
+                if k < len(answers[kind])
+            }
+    return made

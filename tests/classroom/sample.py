@@ -1,0 +1,121 @@
+"""A small course for the tests: one assignment with two autograded tasks and one free-text answer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+EXERCISES = Path(__file__).parents[2] / "exercises"
+NAME = "01_sample"
+STEP_DECAY = "return base * 0.1 ** (epoch // every)"
+GROUP_RATE = 'return optimizer.param_groups[1]["lr"]'
+
+
+def nbgrader(grade_id, *, grade=False, solution=False, locked=False, points=None):
+    meta = {"grade_id": grade_id, "grade": grade, "solution": solution, "locked": locked, "schema_version": 3}
+    return {"nbgrader": meta | {"task": False} | ({} if points is None else {"points": points})}
+
+
+def solution(grade_id, head, body):
+    source = f"{head}\n    ### BEGIN SOLUTION\n    {body}\n    ### END SOLUTION"
+    return new_code_cell(source, id=grade_id, metadata=nbgrader(grade_id, solution=True))
+
+
+def check(grade_id, visible, hidden, points):
+    source = f"{visible}\n### BEGIN HIDDEN TESTS\n{hidden}\n### END HIDDEN TESTS"
+    meta = nbgrader(grade_id, grade=True, locked=True, points=points)
+    return new_code_cell(source, id=grade_id, metadata=meta)
+
+
+def source_notebook():
+    two_groups = (
+        "p = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]\n"
+        'optimizer = torch.optim.SGD([{"params": [p[0]]}, {"params": [p[1]], "lr": 0.25}], lr=1.0)\n'
+    )
+    cells = [
+        new_markdown_cell("# Sample", id="title"),
+        new_code_cell("import torch", id="setup", metadata=nbgrader("setup", locked=True)),
+        new_markdown_cell("## Task 1: step decay", id="task-1"),
+        solution("decay", "def step_decay(base, epoch, every):", STEP_DECAY),
+        check(
+            "decay-test",
+            "assert step_decay(1.0, 0, 3) == 1.0, 'epoch 0 has the base rate'",
+            "assert abs(step_decay(1.0, 6, 3) - 0.01) < 1e-9",
+            2,
+        ),
+        new_markdown_cell("## Task 2: the second group's rate", id="task-2"),
+        solution("group", "def second_rate(optimizer):", GROUP_RATE),
+        check(
+            "group-test",
+            two_groups + "assert second_rate(optimizer) is not None",
+            'optimizer.param_groups[1]["lr"] = 0.5\nassert second_rate(optimizer) == 0.5',
+            3,
+        ),
+        new_markdown_cell("## Task 3: why?", id="task-3"),
+        new_markdown_cell(
+            "### BEGIN SOLUTION\nBecause.\n### END SOLUTION",
+            id="why",
+            metadata=nbgrader("why", grade=True, solution=True, points=1),
+        ),
+        new_markdown_cell("The end.", id="end"),
+    ]
+    notebook = new_notebook(cells=cells)
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return notebook
+
+
+def make_course(root: Path) -> Path:
+    """A course folder with the project's configuration; the sample is in its gradebook and in release/."""
+    (root / "source" / NAME).mkdir(parents=True)
+    (root / "nbgrader_config.py").write_text((EXERCISES / "nbgrader_config.py").read_text(encoding="utf-8"))
+    nbformat.write(source_notebook(), root / "source" / NAME / f"{NAME}.ipynb")
+    command(root, "generate_assignment", NAME)
+    return root
+
+
+def command(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """nbgrader's command line in the course's folder."""
+    # nbgrader calls `alembic` by its name.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        [sys.executable, "-m", "nbgrader", *arguments],
+        cwd=root,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def released(root: Path):
+    return nbformat.read(root / "release" / NAME / f"{NAME}.ipynb", as_version=4)
+
+
+def answer(notebook, *, decay=STEP_DECAY, group=GROUP_RATE, why="Because it is so."):
+    """Fill the released notebook's stubs; None leaves one alone."""
+    for cell in notebook.cells:
+        body = {"decay": decay, "group": group}.get(cell.id)
+        if body is not None:
+            cell.source = cell.source.split("\n")[0] + "\n" + "\n".join("    " + line for line in body.split("\n"))
+        if cell.id == "why" and why is not None:
+            cell.source = why
+    return notebook
+
+
+def hand_in(root: Path, student: str, contents, name: str = f"{NAME}.ipynb") -> Path:
+    """Store a student's notebook (a notebook, text or bytes; None for an empty folder)."""
+    folder = root / "submitted" / student / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(contents, bytes):
+        (folder / name).write_bytes(contents)
+    elif contents is not None:
+        text = contents if isinstance(contents, str) else nbformat.writes(contents)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder

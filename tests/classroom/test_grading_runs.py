@@ -1,0 +1,219 @@
+"""The run as a whole: interrupted, killed, going on; a worker that dies; limits one by one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import psutil
+import pytest
+
+pytest.importorskip("nbgrader")
+
+from grading import submission
+from grading.autograde import GRADED, Result
+from grading.execute import LimitedExecute
+from grading.kernels import GradingError, KernelServer
+from grading.limits import Limits
+from grading.run import Record
+from grading.workers import grade_all
+from nbformat.v4 import new_code_cell, new_notebook
+from nbgrader.api import Gradebook
+from sample import EXERCISES, NAME, STEP_DECAY, answer, hand_in, make_course, released
+
+MARK = f"87654.{os.getpid()}"  # seconds of sleep, by which this run's processes are known
+STUDENTS = [f"s{number}" for number in range(8)]
+
+
+def lines(root):
+    path = root / "verdicts" / f"{NAME}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def start(root):
+    command = [sys.executable, str(EXERCISES / "grade.py"), NAME, "--course", str(root), "--workers", "2"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def wait_for_lines(root, number, process):
+    deadline = time.monotonic() + 120
+    while len(lines(root)) < number:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def below(process):
+    """The process and all that it has started, kernels included."""
+    return [process, *process.children(recursive=True)]
+
+
+def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path):
+    root = make_course(tmp_path / "course")
+    for student in STUDENTS:
+        hand_in(root, student, answer(released(root), decay=f"import time; time.sleep(0.7)\n{STEP_DECAY}"))
+    for how in (signal.SIGKILL, signal.SIGINT):
+        before = len(lines(root))
+        run = start(root)
+        wait_for_lines(root, before + 1, run)
+        family = below(psutil.Process(run.pid))
+        assert len(family) > 3  # two workers, the server, guards and kernels
+        run.send_signal(how)
+        output, _ = run.communicate(timeout=60)
+        if how == signal.SIGINT:
+            assert run.returncode == 130 and "the same command goes on" in output
+        assert before < len(lines(root)) < len(STUDENTS)
+        _, left = psutil.wait_procs(family, timeout=20)
+        assert not left
+
+    done = len(lines(root))
+    with open(root / "verdicts" / f"{NAME}.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"student": "s7", "ver')  # half a line, as a full disk would leave it
+    run = start(root)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, output
+    assert f"{len(STUDENTS)}  in all, {len(STUDENTS) - done} of them graded now" in output
+    with Gradebook(f"sqlite:///{root}/gradebook.db") as gradebook:
+        assert {s.student.id: s.score for s in gradebook.assignment_submissions(NAME)} == dict.fromkeys(STUDENTS, 5)
+    record = Record(root / "verdicts", NAME)
+    assert {s: r.verdict for s, r in record.results.items()} == dict.fromkeys(STUDENTS, GRADED)
+
+
+def fragile(student, folder):
+    if student == "b":
+        os._exit(9)
+    return Result(student, GRADED, 1, 1)
+
+
+def make_fragile():
+    return SimpleNamespace(grade=fragile)
+
+
+def test_a_worker_that_dies_costs_one_verdict():
+    folders = {student: Path(student) for student in "abcde"}
+    results = {r.student: r for r in grade_all(make_fragile, folders, 2)}
+    assert {s: r.verdict for s, r in results.items()} == dict.fromkeys("acde", GRADED) | {"b": "failed"}
+    assert "exit code 9" in results["b"].remarks[0]
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A cold one: it starts at once, and these kernels need no PyTorch."""
+    with KernelServer(warm=False) as running:
+        yield running
+
+
+@pytest.fixture
+def execute(server, tmp_path):
+    def run(*sources, hide=(), **limits):
+        step = LimitedExecute(address=server.address, folder=server.folder, limits=Limits(**limits), hide=hide)
+        notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+        step.preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+        return step, notebook
+
+    return run
+
+
+def names(cell):
+    return [output.get("ename") or output.get("name") or output.output_type for output in cell.outputs]
+
+
+@pytest.mark.parametrize(
+    "source, limits, kind, name",
+    [
+        ("import time; time.sleep(60)", {"seconds": 2}, "time", "TimeLimit"),
+        ("x = b'x' * 400_000_000", {"memory_mb": 200}, "memory", "MemoryLimit"),
+        ("import subprocess, time\nfor _ in range(9): subprocess.Popen(['sleep', '50'])\ntime.sleep(50)", {"processes": 5}, "processes", "ProcessLimit"),
+        ("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))", {"output_mb": 0.01}, "output", "OutputLimit"),
+        ("import os; os._exit(3)", {}, "died", "KernelDied"),
+        ("import ctypes; ctypes.string_at(0)", {}, "died", "KernelDied"),
+    ],
+    ids=["time", "memory", "processes", "output", "exit", "segfault"],
+)  # fmt: skip
+def test_each_limit(execute, source, limits, kind, name):
+    step, notebook = execute("1 + 1", source, "2 + 2", **limits)
+    assert step.stop.kind == kind and step.stop.cell == 1
+    assert names(notebook.cells[0]) == ["execute_result"]
+    assert names(notebook.cells[1])[-1] == name and len(notebook.cells[1].outputs) <= 21
+    assert names(notebook.cells[2]) == ["NotRun"]
+    assert step.stop.reason in notebook.cells[2].outputs[0].evalue
+
+
+def test_an_interrupted_cell_and_the_ones_after_it(execute):
+    step, notebook = execute("x = 1", "while True: pass", "x", cell_seconds=1)
+    assert step.stop is None and step.interrupted
+    assert "CellTimeoutError" in names(notebook.cells[1]) and names(notebook.cells[2]) == ["execute_result"]
+
+
+def test_a_process_in_a_session_of_its_own_ends_with_the_kernel(execute):
+    step, _ = execute(f"import subprocess; subprocess.Popen(['sleep', '{MARK}'], start_new_session=True)")
+    assert step.stop is None
+    assert not [p for p in psutil.process_iter(["cmdline"]) if MARK in " ".join(p.info["cmdline"] or [])]
+
+
+def test_without_namespaces_the_limits_still_hold(server, tmp_path, monkeypatch):
+    # In a container that forbids namespaces, a child that hides is still found, because the guard adopts orphans.
+    double = (
+        "import os, time\n"
+        f"if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        os.execvp('sleep', ['sleep', '{MARK}'])\n    os._exit(0)\n"
+        "time.sleep(0.5)"
+    )
+    code = (
+        "import sys; from grading import sandbox, server\n"
+        "sandbox.separate_processes = lambda: False\n"
+        "sandbox._cut_network = sandbox._own_mounts = sandbox._drop_privileges = lambda: (_ for _ in ()).throw(PermissionError())\n"
+        "server.serve(sys.argv[1], False)"
+    )
+    address = str(Path(server.folder, "plain"))
+    from grading.kernels import kernel_variables
+
+    plain = subprocess.Popen(
+        [sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kernel_variables()
+    )
+    try:
+        assert plain.stdout.readline() == b"ready\n"
+        stub = SimpleNamespace(address=address, folder=server.folder)
+        assert KernelServer.protections(stub) == []
+        step = LimitedExecute(address=address, folder=server.folder, limits=Limits())
+        notebook = new_notebook(cells=[new_code_cell(double), new_code_cell("1")])
+        step.preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+        assert step.stop is None and names(notebook.cells[1]) == ["execute_result"]
+        assert not [p for p in psutil.process_iter(["cmdline"]) if MARK in " ".join(p.info["cmdline"] or [])]
+    finally:
+        plain.stdin.close()
+        plain.wait(10)
+        plain.stdout.close()
+
+
+def test_a_server_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.setattr("grading.kernels.kernel_variables", lambda: {"PATH": os.environ["PATH"]})
+    with pytest.raises(GradingError, match="did not start.*No module named 'grading'"), KernelServer():
+        pass
+
+
+def test_data_beside_the_notebook_is_a_copy(execute, tmp_path):
+    (tmp_path / "rates.txt").write_text("0.1")
+    step, notebook = execute("open('rates.txt').read()", "open('rates.txt', 'w').write('9')")
+    assert "0.1" in notebook.cells[0].outputs[0]["data"]["text/plain"]
+    assert (tmp_path / "rates.txt").read_text() == "0.1"
+
+
+def test_digest_sees_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    one = submission.digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    two = submission.digest(tmp_path)
+    (tmp_path / "b").write_text("2")
+    assert len({one, two, submission.digest(tmp_path)}) == 3
+
+
+def test_an_old_notebook_format_is_read(tmp_path):
+    old = nbformat.convert(new_notebook(cells=[new_code_cell("x = 1")]), 3)
+    (tmp_path / "old.ipynb").write_text(json.dumps(old))
+    assert [cell.source for cell in submission.read_cells(tmp_path / "old.ipynb")] == ["x = 1"]

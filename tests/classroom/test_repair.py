@@ -1,0 +1,143 @@
+"""Whatever is done to a released notebook, nbgrader gets every cell that it needs exactly once."""
+
+import json
+from copy import deepcopy
+
+import nbformat
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("nbgrader")
+
+from grading.repair import repair
+from grading.submission import read_cells
+from nbgrader.nbgraderformat import MetadataValidator
+from nbgrader.utils import is_grade, is_locked
+from sample import source_notebook
+
+RELEASED = source_notebook()
+for _cell in RELEASED.cells:
+    lines = _cell.source.split("\n")
+    _cell.source = "\n".join(line for line in lines if "###" not in line)
+
+
+def cells(notebook):
+    return [nbformat.from_dict({**cell, "source": cell.source}) for cell in deepcopy(notebook.cells)]
+
+
+def ids(notebook):
+    return [cell.metadata.nbgrader.grade_id for cell in notebook.cells if "nbgrader" in cell.metadata]
+
+
+def test_nothing_done_nothing_said():
+    notebook, remarks = repair(cells(RELEASED), RELEASED)
+    assert remarks == []
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in RELEASED.cells]
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["delete", "copy", "strip", "strip id", "edit", "swap", "retype", "junk", "tag", "insert"]),
+        st.integers(0, 30),
+        st.integers(0, 30),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHANGES)
+def test_every_graded_cell_is_there_once(changes):
+    work = cells(RELEASED)
+    for change, i, j in changes:
+        if not work:
+            break
+        i, j = i % len(work), j % len(work)
+        if change == "delete":
+            del work[i]
+        elif change == "copy":
+            work.insert(j, deepcopy(work[i]))
+        elif change == "strip":
+            work[i].metadata = nbformat.from_dict({})
+        elif change == "strip id":
+            work[i].id = None
+        elif change == "edit":
+            work[i].source = work[i].source + "\nedited"
+        elif change == "swap":
+            work[i], work[j] = work[j], work[i]
+        elif change == "retype":
+            work[i].cell_type = "raw"
+        elif change == "junk":
+            work[i].metadata.nbgrader = nbformat.from_dict({"grade_id": "unheard-of", "points": "many"})
+        elif change == "tag":
+            work[i].metadata.tags = ["skip-execution", "raises-exception"]
+        elif change == "insert":
+            work.insert(i, nbformat.from_dict({"cell_type": "code", "source": "x = 1", "id": None, "metadata": {}}))
+    count = len(work)
+    notebook, remarks = repair(work, RELEASED)
+    assert len(ids(notebook)) == len(set(ids(notebook)))
+    originals = {c.metadata.nbgrader.grade_id: c for c in RELEASED.cells if "nbgrader" in c.metadata}
+    assert (
+        {name for name, c in originals.items() if is_grade(c) or is_locked(c)} <= set(ids(notebook)) <= set(originals)
+    )
+    for cell in notebook.cells:
+        if "nbgrader" in cell.metadata:
+            original = originals[cell.metadata.nbgrader.grade_id]
+            assert cell.metadata == original.metadata and cell.cell_type == original.cell_type
+            assert cell.source == original.source or not is_locked(original)
+        else:
+            assert cell.metadata == {}
+    MetadataValidator().validate_nb(notebook)
+    nbformat.validate(notebook)
+    assert len(notebook.cells) >= count  # nothing that a student wrote is dropped
+
+
+def test_an_answer_without_metadata_is_found_by_its_place():
+    work = [c for c in cells(RELEASED)]
+    for cell in work:
+        cell.id, cell.metadata = None, nbformat.from_dict({})
+        if cell.source.startswith("def step_decay"):
+            cell.source = "def step_decay(base, epoch, every):\n    steps = epoch // every\n    return base / 10**steps"
+        if cell.source == "Because.":
+            cell.source = "The second group overrides the default."
+    notebook, remarks = repair(work, RELEASED)
+    found = {c.metadata.nbgrader.grade_id: c.source for c in notebook.cells if "nbgrader" in c.metadata}
+    assert "steps = epoch" in found["decay"] and found["why"].startswith("The second group")
+    assert {remark.kind for remark in remarks} == {"restored"} and len(remarks) == 6
+
+
+def test_a_lost_answer_cell_is_not_replaced_by_its_stub():
+    work = [c for c in cells(RELEASED) if c.id != "decay"]
+    work.insert(2, nbformat.from_dict({"cell_type": "code", "source": "step_decay = lambda *a: 1", "metadata": {}}))
+    notebook, remarks = repair(work, RELEASED)
+    assert "decay" not in ids(notebook) and [r.kind for r in remarks] == ["lost"]
+    assert any(c.source == "step_decay = lambda *a: 1" for c in notebook.cells)
+
+
+def test_a_test_is_put_back_after_what_was_written_for_its_task():
+    work = [c for c in cells(RELEASED) if c.id != "decay-test"]
+    at = next(k for k, c in enumerate(work) if c.id == "task-2")
+    work.insert(at, nbformat.from_dict({"cell_type": "code", "source": "final = 1", "id": None, "metadata": {}}))
+    notebook, remarks = repair(work, RELEASED)
+    order = [c.metadata.get("nbgrader", {}).get("grade_id") or c.source for c in notebook.cells]
+    assert order.index("final = 1") + 1 == order.index("decay-test") < order.index("group")
+    assert [str(r) for r in remarks] == ["the cell decay-test was missing and was put back"]
+
+
+def test_the_copy_that_was_worked_on_counts():
+    work = cells(RELEASED)
+    at = next(k for k, c in enumerate(work) if c.id == "why")
+    edited = deepcopy(work[at])
+    edited.source = "My answer."
+    work.insert(at, edited)  # the untouched copy comes last
+    notebook, remarks = repair(work, RELEASED)
+    found = {c.metadata.nbgrader.grade_id: c.source for c in notebook.cells if "nbgrader" in c.metadata}
+    assert found["why"] == "My answer." and [r.kind for r in remarks] == ["copied"]
+
+
+@pytest.mark.parametrize("document", [{"cells": {}}, {"metadata": {}}, 3, None, "x", {"worksheets": 1}])
+def test_json_that_is_no_notebook(tmp_path, document):
+    (tmp_path / "x.ipynb").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="no notebook|old format"):
+        read_cells(tmp_path / "x.ipynb")
