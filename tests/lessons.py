@@ -141,9 +141,7 @@ class Lesson:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # turned round, a check may divide by nothing
                 self.execute(tree, cell)
-            red = [
-                at for at in lines if self.recorder.held.get(at) is False or (error and at not in self.recorder.held)
-            ]
+            red = [at for at in lines if not self.recorder.held.get(at)]
             found.append({"what": what, "line": line, "red": red})
         return found
 
