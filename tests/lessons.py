@@ -9,6 +9,8 @@ as its opposite, a call such as `np.allclose` or `any` negated. An assertion tha
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import re
@@ -44,12 +46,17 @@ def environment(data="digits", capability=None):
 ISA = {"default": "SSE41", "avx2": "AVX2", "avx512": "AVX512_CORE"}  # what oneDNN calls torch's capabilities
 
 
-def run_apart(path, turn=True, until_red=False, **options):
-    """`Lesson(path).run(turn, until_red)` in a process of its own; `options` go to `environment`."""
-    command = [sys.executable, __file__, str(path), *["turn"] * turn, *["until_red"] * until_red]
+def run_apart(path, turn=True, **options):
+    """`Lesson(path).run(turn)` in a process of its own; `options` go to `environment`."""
+    return in_a_process(__file__, str(path), *["turn"] * turn, **options)
+
+
+def in_a_process(*arguments, **options):
+    """Run Python on `arguments`; what its last line says, read as JSON."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, env=environment(**options), capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
-        raise RuntimeError(f"{Path(path).name} did not run:\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"{arguments} did not run:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -78,25 +85,29 @@ class Lesson:
         found = {"checks": [], "figures": {}, "alt": {}, "error": None}
         snapshots = []
         for cell in self.cells:
+            if is_check(cell):
+                snapshots.append((cell, dict(self.namespace)))
             try:
-                if is_check(cell):
-                    snapshots.append((cell, dict(self.namespace)))
-                    found["checks"].append(self.check(cell, turn))
-                    if until_red and found["checks"][-1]["red"]:
-                        break
-                else:
-                    exec(compile(source(cell), f"{self.name}:{cell.id}", "exec"), self.namespace)
+                self.run_cell(cell, found, turn)
             except Exception as error:
                 found["error"] = f"{cell.id}: {type(error).__name__}: {error}"
                 break
-            for name, figure in cell.metadata.get("figures", {}).items():
-                found["figures"][name] = plain(eval(figure["is"], self.namespace))
-            if texts := alt_texts():
-                found["alt"][cell.id] = texts
+            if until_red and any(check["red"] for check in found["checks"][-1:]):
+                break
         if turn and found["error"] is None:  # last: running a check again may change what later cells would use
             for check, (cell, snapshot) in zip(found["checks"], snapshots, strict=True):
                 check["helpers"] = self.turn_helpers(cell, snapshot)
         return found
+
+    def run_cell(self, cell, found, turn):
+        if is_check(cell):
+            found["checks"].append(self.check(cell, turn))
+        else:
+            exec(compile(source(cell), f"{self.name}:{cell.id}", "exec"), self.namespace)
+        for name, figure in cell.metadata.get("figures", {}).items():
+            found["figures"][name] = plain(eval(figure["is"], self.namespace))
+        if texts := alt_texts():
+            found["alt"][cell.id] = texts
 
     def check(self, cell, turn):
         tree = ast.parse(source(cell))
@@ -291,16 +302,20 @@ def plain(value):
     return value if isinstance(value, int | str) else float(value)
 
 
-def main():
-    import contextlib
-    import io
-
+@contextlib.contextmanager
+def deterministic():
+    """torch as every run has it; what the cells print is dropped."""
     import torch
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     with contextlib.redirect_stdout(io.StringIO()):
-        found = Lesson(sys.argv[1]).run(turn="turn" in sys.argv, until_red="until_red" in sys.argv)
+        yield
+
+
+def main():
+    with deterministic():
+        found = Lesson(sys.argv[1]).run(turn="turn" in sys.argv)
     print(json.dumps(found | {"made_on": made_on()}))
 
 
