@@ -97,7 +97,12 @@ def main():
             if options.record:
                 record(path, found)
             changed += len(lines)
-            print(f"{path.stem}: {len(found['figures'])} figures on {text(found['made_on'])}", *lines, sep="\n  ")
+            print(
+                f"{path.stem}: {len(found['figures'])} figures on {text(found['made_on'])}",
+                *lines,
+                sep="\n  ",
+                flush=True,
+            )
     sys.exit(bool(changed) and not options.record)
 
 

@@ -187,22 +187,22 @@ def in_a_child(lesson, cells):
 
 
 def results(numbers):
-    """`(mistake, check)` for the mistakes of some lessons, two lessons at once, each in a process of its own."""
+    """Yield `(mistake, check)` for the mistakes of some lessons, two lessons at once, each in a process of its own."""
     with ThreadPoolExecutor(2) as pool:
-        red = [check for found in pool.map(lambda n: in_a_process(__file__, "--lesson", n), numbers) for check in found]
-    return list(zip([m for n in numbers for m in MISTAKES if m.lesson == n], red, strict=True))
+        runs = pool.map(lambda number: in_a_process(__file__, "--lesson", number), numbers)
+        for number, red in zip(numbers, runs, strict=True):
+            yield from zip((m for m in MISTAKES if m.lesson == number), red, strict=True)
 
 
 def main():
     if sys.argv[1:2] == ["--lesson"]:
         print(json.dumps(run_lesson(sys.argv[2])))
         return
-    numbers = sys.argv[1:] or sorted({m.lesson for m in MISTAKES})
-    found = results(numbers)
-    for mistake, check in found:
-        print(f"{mistake.lesson}  {mistake.name:42} {mistake.cell:15} {check or 'NOT CAUGHT'}")
-    missed = sum(check is None for _, check in found)
-    print(f"{len(found)} mistakes planted, {len(found) - missed} caught")
+    planted = missed = 0
+    for mistake, check in results(sys.argv[1:] or sorted({m.lesson for m in MISTAKES})):
+        print(f"{mistake.lesson}  {mistake.name:42} {mistake.cell:15} {check or 'NOT CAUGHT'}", flush=True)
+        planted, missed = planted + 1, missed + (check is None)
+    print(f"{planted} mistakes planted, {planted - missed} caught")
     sys.exit(missed > 0)
 
 
