@@ -11,7 +11,7 @@ MASKED = re.compile(
 # A number in digits with its sign, exponent or per cent; in math too.
 DIGITS = r"\d+(?:,\d{3})*(?:\.\d+)?"
 COUNTS = (
-    "two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|fifty|hundred|thousand|half|halves|halved|"
+    "two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|thirty|fifty|hundred|thousand|half|halves|halved|"
     "twice|double[sd]?|thirds?|quarters?|fifth|tenths?|twentieth|fiftieth|hundredth|thousandth|ten-thousandth"
 )
 COMPARED = (
