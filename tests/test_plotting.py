@@ -136,6 +136,19 @@ def test_alt_text_tells_what_is_there():
     assert 'alt="Two &lt;paths&gt;. Chart' in html and "data:image/png;base64," in html
 
 
+def test_alt_text_finds_the_label_of_a_shared_axis():
+    fig, axes = plt.subplots(1, 2, sharey=True)
+    axes[0].set_ylabel("loss")
+    fig.supxlabel("step")
+    for ax in axes:
+        ax.plot([0, 1], [2, 1])
+    assert alt_text(fig).count("x axis: step, ") == alt_text(fig).count("y axis: loss, ") == 2
+    plt.close(fig)
+    fig, axes = plt.subplots(1, 2)
+    axes[0].set_ylabel("loss")
+    assert alt_text(fig).count("y axis: loss, ") == alt_text(fig).count("y axis: no label, ") == 1
+
+
 def test_alt_text_of_panels_images_unnamed_series_and_nothing():
     fig, axes = lrtut.subplots(1, 2)
     axes[0].plot([1, 2])
