@@ -484,3 +484,18 @@ def test_parameters_of_the_loss_are_put_back():
         end_lr=0.1,
     )
     assert scale.item() == 1.0 and scale.grad is None
+
+
+def test_random_states_of_devices_in_use_are_put_back(monkeypatch):
+    """On a stand-in for the devices: most machines that run the tests have none."""
+    states = {"cuda": ["a", "b"], "mps": "c"}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: list(states["cuda"]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda found: states.update(cuda=found))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states["mps"])
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda found: states.update(mps=found))
+    model = network()
+    with restored(model, sgd(model)):
+        states.update(cuda=["x", "y"], mps="z")
+    assert states == {"cuda": ["a", "b"], "mps": "c"}

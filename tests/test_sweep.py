@@ -1,5 +1,7 @@
+import dataclasses
 import os
 import signal
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ import torch
 
 from lrtut import mlp, sweep, train
 from lrtut.data import load_mnist
+from lrtut.sweep import usable_cores
 
 
 def square(lr, seed):
@@ -121,3 +124,63 @@ def test_interrupt_is_raised_and_starts_nothing_more(ctrl_c):
     with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
         sweep(run, [float(i) for i in range(20)], executor=executor)
     assert len(started) <= 3 and torch.get_num_threads() == threads
+
+
+def test_cores_are_counted_also_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_cores() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_the_bar_is_wiped_and_can_be_left_out(monkeypatch):
+    bars = []
+    module = sys.modules["lrtut.sweep"]
+    monkeypatch.setattr(module, "tqdm", lambda runs, *args, **kwargs: bars.append((args, kwargs)) or runs)
+    sweep(square, [0.1, 0.2])
+    sweep(square, [0.1], progress=False)
+    kept = {"unit": "run", "delay": 2, "leave": False}
+    assert bars == [(("sweep", 2), kept | {"disable": False}), (("sweep", 1), kept | {"disable": True})]
+
+
+def test_a_failed_run_alone_is_no_reason_to_speak_of_random_numbers():
+    def fails_once(lr, seed):
+        if seed:
+            raise ArithmeticError
+        return lr
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sweep(fails_once, [0.1], seeds=(0, 1))
+    assert [w.filename for w in said] == [__file__]  # one warning, at the caller's line
+    assert str(said[0].message).startswith("1 of 2 runs failed")
+
+
+def test_the_warning_of_random_numbers_points_at_the_caller():
+    with pytest.warns(RuntimeWarning, match="drew random") as said:
+        sweep(lambda lr, seed: torch.rand(1), [0.1])
+    assert said[0].filename == __file__
+
+
+def test_a_run_is_a_record_that_stays_as_it_is():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sweep(square, [0.1])[0].result = 3
+
+
+def test_as_many_threads_as_cores_but_no_more_than_runs(monkeypatch):
+    module = sys.modules["lrtut.sweep"]
+    made = []
+
+    class Spy(ThreadPoolExecutor):
+        def __init__(self, workers, *args):
+            made.append(workers)
+            super().__init__(workers, *args)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Spy)
+    monkeypatch.setattr(module, "usable_cores", lambda: 3)
+    sweep(square, [0.1, 0.2])
+    sweep(square, [0.1, 0.2], seeds=(0, 1))
+    assert made == [2, 3]
