@@ -19,6 +19,7 @@ import argparse
 import ast
 import difflib
 import json
+import math
 import os
 import random
 import resource
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +119,12 @@ class _Wordless(ast.NodeTransformer):
     def visit_arg(self, node):
         node.annotation = None
         return node
+
+    def visit_arguments(self, node):  # Cosmic Ray takes the * and the / between parameters for operators
+        node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+        node.defaults = [*node.defaults, *(default for default in node.kw_defaults if default is not None)]
+        node.posonlyargs, node.kwonlyargs, node.kw_defaults = [], [], []
+        return self.generic_visit(node)
 
     def visit_AnnAssign(self, node):
         node.annotation = ast.Constant(None)
@@ -219,18 +227,21 @@ class Place:
 
 
 def wait(pid: int, timeout: float) -> int | None:
-    """The exit status of a child, or None if it is still running after `timeout` seconds; then it is ended."""
-    end = time.monotonic() + timeout
-    while True:
+    """The exit status of a child, or None if it is still running after `timeout` seconds; then it is ended.
+
+    The seconds are counted by looks, so that a machine that is suspended, or a run that is stopped and goes on later,
+    takes no mutant for one that hangs.
+    """
+    tick = 0.02
+    for _ in range(math.ceil(timeout / tick)):
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             end_group(pid)
             return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
-            end_group(pid)
-            os.waitpid(pid, 0)
-            return None
-        time.sleep(0.02)
+        time.sleep(tick)
+    end_group(pid)
+    os.waitpid(pid, 0)
+    return None
 
 
 def end_group(pid: int) -> None:
@@ -263,7 +274,7 @@ def who_reaches(place: Place, module: str) -> tuple[dict[int, list[str]], dict[s
     return reached, json.loads((place.folder / "seconds.json").read_text())
 
 
-def run(module: str, place: Place, sample: int | None, seed: int, only: set[tuple[str, str]] | None) -> list[dict]:
+def run(module: str, place: Place, sample: int | None, seed: int, only: set[tuple[str, str]] | None) -> Iterator[dict]:
     """Test a module's mutants one after the other: a record for each."""
     path = ROOT / "lrtut" / f"{module}.py"
     source = path.read_text(encoding="utf-8")
@@ -279,7 +290,6 @@ def run(module: str, place: Place, sample: int | None, seed: int, only: set[tupl
         flush=True,
     )
     imported = _lines_run_at_import(source)
-    records = []
     for mutant in todo:
         lines = range(mutant.line, mutant.line + mutant.was.count("\n") + 1)
         chosen = {test for line in lines for test in reached.get(line, [])}
@@ -291,24 +301,13 @@ def run(module: str, place: Place, sample: int | None, seed: int, only: set[tupl
         pid = place.fork([f"tests/{name}" for name in TESTS[module]], order)
         status = wait(pid, 20 + 5 * sum(seconds.get(test, 0.0) for test in chosen))
         outcome = {None: "timeout", 0: "survived"}.get(status, "killed")
-        records.append(
-            {
-                "operator": mutant.operator,
-                "line": mutant.line,
-                "was": mutant.was,
-                "became": mutant.became,
-                "outcome": outcome,
-                "tests": len(order),
-                "seconds": round(time.monotonic() - began, 2),
-            }
-        )
+        record = {name: getattr(mutant, name) for name in ("operator", "line", "was", "became")}
+        record |= {"outcome": outcome, "tests": len(order), "seconds": round(time.monotonic() - began, 2)}
         if outcome == "survived":
-            print(
-                f"  survived: {module}.py:{mutant.line} {mutant.operator}\n    - {mutant.was}\n    + {mutant.became}",
-                flush=True,
-            )
+            place_of = f"{module}.py:{mutant.line} {mutant.operator}"
+            print(f"  survived: {place_of}\n    - {mutant.was}\n    + {mutant.became}", flush=True)
+        yield record
     place.put(module, source)
-    return records
 
 
 def _lines_run_at_import(source: str) -> set[int]:
@@ -344,9 +343,10 @@ def main(argv: list[str] | None = None) -> int:
             record = kept / f"{module}.json"
             before = json.loads(record.read_text()) if arguments.survivors and record.exists() else []
             only = {(r["was"], r["became"]) for r in before if r["outcome"] == "survived"}
-            records = run(module, place, arguments.sample, arguments.seed, only if before else None)
-            untouched = [r for r in before if r["outcome"] != "survived"]
-            record.write_text(json.dumps(sorted(untouched + records, key=lambda r: r["line"]), indent=1))
+            records = [r for r in before if r["outcome"] != "survived"]
+            for new in run(module, place, arguments.sample, arguments.seed, only if before else None):
+                records.append(new)
+                record.write_text(json.dumps(sorted(records, key=lambda r: r["line"]), indent=1))
     return report({m: json.loads((kept / f"{m}.json").read_text()) for m in arguments.modules or TESTS})
 
 

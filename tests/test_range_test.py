@@ -120,6 +120,28 @@ def test_groups_keep_their_ratios(rates, ratios):
     assert [group["lr"] for group in optimizer.param_groups] == list(rates)
 
 
+def test_a_rate_that_is_a_tensor_is_recorded_as_the_step_saw_it_and_never_written_to():
+    model, optimizer = three_groups((0.1, 0.2, 0.1))
+    shared = torch.tensor(0.1)  # float32, in two groups
+    for i in (0, 2):
+        optimizer.param_groups[i]["lr"] = shared
+    used = []
+
+    def loss_fn(outputs, targets):
+        used.append([float(group["lr"]) for group in optimizer.param_groups])
+        assert shared.item() == torch.tensor(0.1).item()
+        assert [isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups] == [True, False, True]
+        return F.cross_entropy(outputs, targets)
+
+    test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
+    assert test.lrs.tolist() == used  # rounded to float32 where the rate is one
+    assert (
+        all(float(np.float32(rate)) == rate for rate in test.lr) and test.lrs[:, 0].tolist() == test.lrs[:, 2].tolist()
+    )
+    assert any(float(np.float32(rate)) != rate for rate in test.lrs[:, 1])
+    assert optimizer.param_groups[0]["lr"] is shared and optimizer.param_groups[2]["lr"] is shared
+
+
 @pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
 def test_groups_without_ratios_are_refused(rates):
     model, optimizer = three_groups((0.1, 0.1, 0.1))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrtut import Digits, batches, evaluate, train
+from lrtut import Digits, History, batches, evaluate, train
 
 
 def problem(n=40, seed=0):
@@ -218,6 +218,10 @@ def test_somebody_elses_handling_of_ctrl_c_is_left_alone(ctrl_c):
     model, optimizer, data = setting()
     history = train(model, optimizer, data, epochs=1, loss_fn=lambda *a: signal.raise_signal(2) or F.cross_entropy(*a))
     assert heard == [signal.SIGINT] * 4 and len(history.loss) == 4 and signal.getsignal(signal.SIGINT) is mine
+
+
+def test_a_history_of_nothing_is_empty():
+    assert History() == History([], [], [], [], 0, False) and History().to_dicts() == []
 
 
 def test_digits_may_come_with_other_validation_batches():
