@@ -1,10 +1,13 @@
+import dataclasses
 import os
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from tiny_mnist import TEST, TRAIN, VAL
 
 from lrtut import batches, load_mnist
+from lrtut import data as data_module
 
 
 def test_tiny_is_loaded_and_split(tiny, capsys):
@@ -104,6 +107,50 @@ def test_digits_are_digits():
     assert (guess == data.y_val).float().mean() > 0.8
 
 
+def test_mnist_keeps_5000_images_to_validate_on(monkeypatch, capsys):
+    source = "".join(["/full", "/mnist"])
+    monkeypatch.setattr(data_module, "find_data", lambda root: (source, source))
+    full = [torch.zeros(n, 1, 1, 1, dtype=torch.uint8) for n in (60_000, 10_000)]
+    parts = full[0], torch.zeros(60_000).long(), full[1], torch.zeros(10_000).long()
+    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: parts)
+    data = load_mnist(device="cpu")
+    assert repr(data) == "MNIST on cpu: train 55,000, val 5,000, test 10,000"
+    assert capsys.readouterr().out == f"{data!r}, from {source}.\n"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "other"
+
+
+def test_defaults_are_seed_0_and_batches_of_128(tiny):
+    assert torch.equal(load_mnist(tiny).x_train, load_mnist(tiny, seed=0).x_train)
+    x, y = numbered(200)
+    for given, default in zip(batches(x, y, 128, seed=0, shuffle=True, drop_last=False), batches(x, y), strict=True):
+        assert torch.equal(given[1], default[1])
+
+
+def test_small_digits_lie_in_the_middle_as_mnists_do():
+    data = load_mnist("digits", device="cpu")
+    x = torch.cat([data.x_train, data.x_val, data.x_test])
+    for border in (x[..., :4, :], x[..., -4:, :], x[..., :4], x[..., -4:]):
+        assert border.max() == 0
+    inside = x[..., 4:24, 4:24]
+    assert inside.amax() == 255 and all(edge.max() > 0 for edge in (inside[..., 0, :], inside[..., -1, :]))
+    bunch = load_digits()
+    assert torch.equal(data.y_test, torch.from_numpy(bunch.target[-297:]))
+    # Made small again they are scikit-learn's: 8 × 8, 0 to 16.
+    small = torch.nn.functional.interpolate(data.x_test[..., 4:24, 4:24].float(), size=(8, 8), mode="area") * 16 / 255
+    assert (small[:, 0] - torch.from_numpy(bunch.images[-297:])).abs().mean() < 1.5
+
+
+@pytest.mark.parametrize("name", ["another", "zebra"])  # before and after "digits" in the alphabet
+def test_data_of_any_name_in_words_that_are_equal_but_not_the_same_object(monkeypatch, name):
+    word = "".join(["dig", "its"])
+    assert load_mnist(word).name == "digits" and len(load_mnist(word, train_size=5000).x_train) == 1250
+    monkeypatch.setattr(data_module, "find_data", lambda root: (name, name))
+    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: pytest.fail(f"{folder} is read"))
+    with pytest.raises(pytest.fail.Exception, match=name):
+        load_mnist(name)
+
+
 def test_tests_look_for_the_data_once():
     assert os.environ["LRTUT_DATA"]  # set by conftest.py, for every kernel
 
@@ -158,3 +205,8 @@ def test_batches_refuse_bad_input():
             batches(x, y, size)
     with pytest.raises(ValueError, match="10 inputs but 9 targets"):
         batches(x, y[:9], 2)
+    with pytest.raises(ValueError, match="9 inputs but 10 targets"):
+        batches(x[:9], y, 2)
+    x, y = numbered(300)  # numbers that Python does not keep one object for
+    assert len(batches(x, y.clone(), 299)) == 2 and [len(t) for _, t in batches(x, y, 100)] == [100] * 3
+    assert len(batches(x[:10], y[:10], 3)) == 4 and len(batches(x[:7], y[:7], 3)) == 3

@@ -1,10 +1,12 @@
 import math
 
+import IPython
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_rgb
 
 import lrtut
@@ -158,3 +160,19 @@ def test_alt_text_of_panels_images_unnamed_series_and_nothing():
     ax = lrtut.plot_images(torch.zeros(2, 1, 8, 8), [3, 7])
     assert "2 images of 8 × 8 pixels, labelled 3, 7" in alt_text(ax.figure)
     assert alt_text(plt.figure()) == "Empty figure."
+    flat = lrtut.subplots()[1]
+    flat.plot([math.nan, math.nan], label="lost")
+    assert "lost: no finite value." in alt_text(flat.figure)
+
+
+def test_a_notebook_shows_a_figure_as_html_alone(monkeypatch):
+    class Shell:
+        display_formatter = DisplayFormatter()
+
+    Shell.display_formatter.formatters["image/png"].for_type(matplotlib.figure.Figure, lambda figure: b"png")
+    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    figure, _ = lrtut.subplots()
+    shown, _ = Shell.display_formatter.format(figure)
+    assert "text/html" in shown and "image/png" not in shown
+    shown, _ = Shell.display_formatter.format(matplotlib.figure.Figure())  # other people's figures are left alone
+    assert "image/png" in shown

@@ -1,7 +1,10 @@
 import copy
+import itertools
 import json
 import math
 import re
+import sys
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -115,6 +118,28 @@ def test_groups_keep_their_ratios(rates, ratios):
     assert test.lrs.tolist() == used
     assert test.lrs / test.lr[:, None] == pytest.approx(np.tile(ratios, (25, 1)))
     assert [group["lr"] for group in optimizer.param_groups] == list(rates)
+
+
+def test_a_rate_that_is_a_tensor_is_recorded_as_the_step_saw_it_and_never_written_to():
+    model, optimizer = three_groups((0.1, 0.2, 0.1))
+    shared = torch.tensor(0.1)  # float32, in two groups
+    for i in (0, 2):
+        optimizer.param_groups[i]["lr"] = shared
+    used = []
+
+    def loss_fn(outputs, targets):
+        used.append([float(group["lr"]) for group in optimizer.param_groups])
+        assert shared.item() == torch.tensor(0.1).item()
+        assert [isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups] == [True, False, True]
+        return F.cross_entropy(outputs, targets)
+
+    test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
+    assert test.lrs.tolist() == used  # rounded to float32 where the rate is one
+    assert (
+        all(float(np.float32(rate)) == rate for rate in test.lr) and test.lrs[:, 0].tolist() == test.lrs[:, 2].tolist()
+    )
+    assert any(float(np.float32(rate)) != rate for rate in test.lrs[:, 1])
+    assert optimizer.param_groups[0]["lr"] is shared and optimizer.param_groups[2]["lr"] is shared
 
 
 @pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
@@ -780,3 +805,74 @@ def test_example_of_the_page_runs_and_is_true(block, check, monkeypatch):
     assert before[1] == after[1]
     assert all(p.grad is None for p in example["model"].parameters())
     check(example)
+
+
+# --- the bar ------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    """Stands in for tqdm."""
+
+    made = []
+
+    def __init__(self, **kwargs):
+        self.kwargs, self.n, self.closed = kwargs, kwargs["initial"], False
+        self.made.append(self)
+
+    def update(self):
+        assert not self.closed
+        self.n += 1
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that range tests make, by a clock that is a sixteenth of a second later at each look."""
+    module = sys.modules["lrtut.range_test"]
+    ticks = itertools.count(0, 1 / 16)
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(Bar, "made", [])
+    return Bar.made
+
+
+def test_a_bar_comes_after_two_seconds_and_is_wiped(bars):
+    model = network()
+    sweep(model, sgd(model), steps=32, progress=True)
+    assert bars == []  # it was over before
+    sweep(model, sgd(model), steps=40, progress=False)
+    assert bars == []
+    sweep(model, sgd(model), steps=40, progress=True, stop_when_diverged=False)
+    (bar,) = bars
+    assert bar.kwargs == {"total": 40, "initial": 33, "desc": "range test", "unit": "step", "leave": False}
+    assert bar.n == 40 and bar.closed
+
+
+def test_the_bar_is_closed_after_an_error_too(bars):
+    model, calls = network(), []
+
+    def fails_at_last(out, target):
+        calls.append(1)
+        if len(calls) == 38:
+            raise ArithmeticError
+        return F.cross_entropy(out, target)
+
+    with pytest.raises(ArithmeticError):
+        lr_range_test(model, sgd(model), pairs(), fails_at_last, steps=40, stop_when_diverged=False)
+    (bar,) = bars
+    assert bar.closed and bar.n == 37
+
+
+def test_a_batch_of_another_type_that_unpacks_into_two_will_do():
+    model, other = network(), network()
+    assert (sweep(model, sgd(model), [Two(*p) for p in pairs()]).loss == sweep(other, sgd(other)).loss).all()
+
+
+class Two:
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)
