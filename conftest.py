@@ -1,9 +1,39 @@
-"""For every test and every notebook: the data are looked for once, and kernels compute with one torch thread."""
+"""For every test and every notebook: the data are looked for once, kernels compute with one torch thread, and a
+warning or anything else on a notebook's stderr fails it."""
 
 import os
 import signal
 
+import nbmake.pytest_items
 import pytest
+from nbmake.nb_result import NotebookError, NotebookResult
+from nbmake.nb_run import NotebookRun
+
+
+class StrictRun(NotebookRun):
+    """nbmake looks at errors alone; this looks at stderr too."""
+
+    def execute(self) -> NotebookResult:
+        from lrtut.execution import on_stderr
+
+        # A kernel that finds this variable does not hand on what libraries in C write on stderr.
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        try:
+            result = super().execute()
+        except RuntimeError as error:
+            if "Kernel died before replying" not in str(error):
+                raise
+            result = super().execute()  # another process took a port between its choice and its use
+        said = on_stderr(result.nb)
+        if said and result.error is None:
+            cell, text = said
+            trace = f"{result.nb.cells[cell].source}\n{'-' * 75}\non stderr:\n{text}"
+            error = NotebookError(summary=f"on stderr: {text.splitlines()[-1]}", trace=trace, failing_cell_index=cell)
+            return NotebookResult(nb=result.nb, error=error)
+        return result
+
+
+nbmake.pytest_items.NotebookRun = StrictRun  # nbmake has no hook for it; a test sees that it is used
 
 
 def pytest_configure(config):
@@ -11,7 +41,7 @@ def pytest_configure(config):
         from lrtut.data import find_data
         from lrtut.execution import kernel_environment
 
-        os.environ.update(kernel_environment(find_data()[0]))
+        os.environ.update(kernel_environment(find_data()[0], strict=True))
 
 
 @pytest.fixture

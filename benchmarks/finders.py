@@ -9,7 +9,7 @@ suggests is trained with the same three seeds, and gets a regret:
 0 means trained as well as at the best rate, 1 learned nothing. A finder that raises or returns no finite positive rate
 has failed, and gets 1. To add a finder, write a function of (task, seed) under `@finder("its name")`.
 
-Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew);
+Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew, --again "its name" for one finder);
 the tables are written into README.md. --tuning works on the tuning tasks instead, with lrtut's rule alone, and shows
 what other constants would do; it leaves README.md alone. LRTUT_DATA names the folder that holds MNIST.
 """
@@ -41,6 +41,7 @@ from finder_tasks import FOLKLORE, REPORT, TUNING, Task
 from torch.utils.data import DataLoader
 
 import lrtut
+from lrtut.rules import smooth, usable
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -292,50 +293,59 @@ def write_readme(text: str) -> None:
 
 # --- tuning ---------------------------------------------------------------------------------------------------------
 
-WIDTHS, SGD_DIVISORS, OTHER_DIVISORS = (0.1, 0.2, 0.3), (1.0, 1.5, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 6.0, 8.0)
+WIDTHS, DIVISORS = (0.1, 0.2, 0.3), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
-def tuning_rates(task: Task, record: dict) -> dict:
-    """The rate at the minimum for each width and seed, and what every divisor of it comes to."""
-    from lrtut.rules import smooth, usable
-
+def measure_minimum(task: Task, record: dict, names: list[str]) -> dict:
+    """Fill in what the record of a tuning task lacks: its grid, and the rate at the minimum for each width and seed."""
     torch.set_num_threads(1)
     grid = record.setdefault("grid", {})
-    for lr in GRID:
-        if str(lr) not in grid:
-            grid[str(lr)] = train_at(task, lr)
-    if "divided" not in record:
-        record["divided"] = {}
+    if not grid:
+        grid |= {str(lr): train_at(task, lr) for lr in GRID}
+    if "minimum" not in record:
+        record["minimum"] = {str(width): [] for width in WIDTHS}
         for seed in SEEDS:
             model, optimizer, batches = start(task, seed, 1e-3)
-            lrs, losses = usable(*_curve(lrtut.lr_range_test(model, optimizer, batches, task.loss_fn, progress=False)))
+            test = lrtut.lr_range_test(model, optimizer, batches, task.loss_fn, progress=False)
+            lrs, losses = usable(test.lr, test.loss)
             for width in WIDTHS:
-                lowest = float(lrs[smooth(lrs, losses, width=width).argmin()])
-                for divisor in SGD_DIVISORS if task.optimizer == "SGD" else OTHER_DIVISORS:
-                    lr = lowest / divisor
-                    entry = {"lr": lr, "losses": train_at(task, lr)}
-                    record["divided"].setdefault(f"{width} {divisor}", []).append(entry)
+                record["minimum"][str(width)].append(float(lrs[smooth(lrs, losses, width=width).argmin()]))
     return record
 
 
-def _curve(test) -> tuple[np.ndarray, np.ndarray]:
-    return test.lr, test.loss
+def read_off(task: Task, record: dict, lr: float) -> float:
+    """The regret of a rate, read off the grid of the truth: linear between its points, over the logarithm of the rate."""
+    worst = guessing(task)
+    lrs = sorted(map(float, record["grid"]))
+    losses = [mean_loss(record["grid"][str(rate)], worst) for rate in lrs]
+    loss = np.interp(math.log(lr), np.log(lrs), losses)
+    return float((loss - min(losses)) / (worst - min(losses)))
 
 
 def show_tuning(records: dict) -> None:
-    groups = {"SGD": lambda t: t.optimizer == "SGD", "momentum, Adam": lambda t: t.optimizer != "SGD"}
-    for title, chosen in groups.items():
-        tasks = [task for task in TUNING if chosen(task)]
-        print(f"\n{title}: {len(tasks)} tasks\nwidth divisor   mean  worst  (BatchNorm mean)")
-        for key in records[tasks[0].name]["divided"]:
-            means = {
-                task: statistics.fmean(
-                    regret(task, records[task.name], one) for one in records[task.name]["divided"][key]
+    """What each width and divisor comes to, and between which divisors each task loses less than 3 %."""
+    for title, plain in (("SGD", True), ("momentum, Adam", False)):
+        tasks = [task for task in TUNING if (task.optimizer == "SGD") == plain]
+        print(f"\n{title}: {len(tasks)} tasks\nwidth  divisor   mean  worst  (BatchNorm mean)")
+        for width in map(str, WIDTHS):
+            for divisor in DIVISORS:
+                means = {
+                    t: statistics.fmean(read_off(t, records[t.name], lr / divisor) for lr in records[t.name]["minimum"][width])
+                    for t in tasks
+                }  # fmt: skip
+                normed = statistics.fmean(value for t, value in means.items() if "BatchNorm" in t.model)
+                worst = max(means, key=means.get)
+                print(
+                    f"{width:6} {divisor:<8} {statistics.fmean(means.values()):.3f}   {means[worst]:.2f}   ({normed:.3f})  {worst.name}"
                 )
-                for task in tasks
-            }
-            normed = statistics.fmean(value for task, value in means.items() if "BatchNorm" in task.model)
-            print(f"{key:13}  {statistics.fmean(means.values()):.3f}   {max(means.values()):.2f}   ({normed:.3f})")
+        for task in tasks:
+            fine = np.geomspace(0.1, 1000, 401)
+            lost = [
+                statistics.fmean(read_off(task, records[task.name], lr / d) for lr in records[task.name]["minimum"]["0.2"])
+                for d in fine
+            ]  # fmt: skip
+            good = fine[np.array(lost) < min(lost) + 0.03]
+            print(f"{task.name:45} least {min(lost):.3f}; within 3 % of it from {good[0]:.2g} to {good[-1]:.2g}")
 
 
 # --- command --------------------------------------------------------------------------------------------------------
@@ -345,20 +355,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tuning", action="store_true", help="the tuning tasks and lrtut's rule alone")
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
+    parser.add_argument("--again", metavar="FINDER", choices=FINDERS, help="measure this one anew, keep the others")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
     path = RESULTS / ("finders_tuning.json" if arguments.tuning else "finders.json")
     tasks = TUNING if arguments.tuning else REPORT
     kept = json.loads(path.read_text()) if path.exists() and not arguments.fresh else {"tasks": {}}
     records = kept["tasks"]
+    for record in records.values():
+        record.get("finders", {}).pop(arguments.again, None)
     kept["made with"] = {
         "python": platform.python_version(), "machine": platform.machine(), "grid": GRID, "seeds": SEEDS,
         **({} if arguments.tuning else {name: version(name) for name in PACKAGES}),
     }  # fmt: skip
-    work = tuning_rates if arguments.tuning else measure
+    work = measure_minimum if arguments.tuning else measure
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
-        extra = () if arguments.tuning else (list(FINDERS),)
-        futures = {pool.submit(work, task, records.get(task.name, {}), *extra): task for task in tasks}
+        futures = {pool.submit(work, task, records.get(task.name, {}), list(FINDERS)): task for task in tasks}
         for done, future in enumerate(as_completed(futures), start=1):
             records[futures[future].name] = future.result()
             write_whole(path, kept)

@@ -9,6 +9,7 @@ from lrtut.rules import NoSuggestion
 from lrtut.schedules import CATALOGUE, preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train
+from lrtut.version import VersionError, __version__, require
 
 __all__ = [
     "CATALOGUE",
@@ -17,6 +18,8 @@ __all__ = [
     "NoSuggestion",
     "RangeTest",
     "Run",
+    "VersionError",
+    "__version__",
     "alt_text",
     "batches",
     "evaluate",
@@ -31,6 +34,7 @@ __all__ = [
     "plot_paths",
     "plot_sweep",
     "preview",
+    "require",
     "small_cnn",
     "subplots",
     "sweep",

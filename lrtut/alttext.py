@@ -26,16 +26,24 @@ def _describe(ax: Axes) -> str:
     titles = [ax.get_title(loc) for loc in ("left", "center", "right")]
     title = " ".join(filter(None, titles))
     head = f"{title}. " if title else ""
-    axes = f"x axis: {_axis(ax.xaxis, ax.get_xlim())}; y axis: {_axis(ax.yaxis, ax.get_ylim())}."
+    axes = f"x axis: {_axis(ax, 'x')}; y axis: {_axis(ax, 'y')}."
     series = [text for text in map(_series, ax.lines) if text]
     more = f" And {len(series) - _MOST_SERIES} more." if len(series) > _MOST_SERIES else ""
     return f"{head}Chart, {axes} " + " ".join(series[:_MOST_SERIES]) + more
 
 
-def _axis(axis, limits: tuple[float, float]) -> str:
-    low, high = sorted(limits)
+def _axis(ax: Axes, which: str) -> str:
+    axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
+    low, high = sorted((low, high))
     scale = ", log scale" if axis.get_scale() == "log" else ""
-    return f"{axis.get_label_text() or 'no label'}, {low:.3g} to {high:.3g}{scale}"
+    return f"{_label(ax, which) or 'no label'}, {low:.3g} to {high:.3g}{scale}"
+
+
+def _label(ax: Axes, which: str) -> str:
+    """An axis' label; where panels share an axis, it may stand at another panel or at the figure's edge."""
+    shared = (ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()).get_siblings(ax)
+    labels = [getattr(panel, f"get_{which}label")() for panel in (ax, *shared)]
+    return next(filter(None, [*labels, getattr(ax.figure, f"get_sup{which}label")()]), "")
 
 
 def _series(line) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from lrtut.version import __version__, repository
 
 NOTEBOOK_SIDE = "uv sync (or: pip install jupyterlab nbclient nbconvert psutil)"
 
@@ -21,11 +22,15 @@ class UserError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out."""
     parser = argparse.ArgumentParser(prog="lrtut", description="A course on the learning rate in PyTorch.")
+    parser.add_argument("--version", action="version", version=f"lrtut {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the lessons")
     run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
     run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
     run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
+    run.add_argument(
+        "--strict", action="store_true", help="let a warning, or anything else on stderr, fail a lesson (CI does)"
+    )
     commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "lab":
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "list":
             return list_lessons()
         if arguments.command == "run":
-            return run_lessons(arguments.lessons, arguments.jobs)
+            return run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
         return open_lab(rest)
     except UserError as error:
         print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
@@ -56,11 +61,12 @@ def list_lessons() -> int:
     return 0
 
 
-def run_lessons(numbers: Sequence[str], jobs: int) -> int:
+def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     """Execute lessons, print the table, return 1 if one failed."""
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
     root = find_checkout()
+    folder = root / "build" / "course"
     lessons = choose(find_lessons(root), numbers)
     try:
         from lrtut import execution
@@ -69,18 +75,22 @@ def run_lessons(numbers: Sequence[str], jobs: int) -> int:
     from lrtut.data import DataError
 
     try:
-        outcomes = execution.execute_all(lessons, root / "build" / "course", jobs)
+        outcomes = execution.execute_all(lessons, folder, jobs, strict=strict)
     except DataError as error:
         raise UserError(str(error)) from None
     print(execution.table(outcomes))
-    print(f"\nExecuted notebooks and HTML: {root / 'build' / 'course'}")
+    print(f"\nExecuted notebooks and HTML: {folder}")
+    for outcome in outcomes[:1]:
+        print(f"Open in a browser: {(folder / outcome.name).with_suffix('.html').as_uri()}")
     return 1 if any(outcome.error for outcome in outcomes) else 0
 
 
 def open_lab(options: Sequence[str]) -> int:
     """Start JupyterLab on the lessons, until it is stopped."""
     root = find_checkout()
-    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *lab_options(), *options]
+    given = {option.split("=")[0] for option in options}  # JupyterLab refuses an option that comes twice
+    ours = [option for option in lab_options() if option.split("=")[0] not in given]
+    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *ours, *options]
     try:
         import jupyterlab  # noqa: F401
     except ImportError:
@@ -109,12 +119,6 @@ def lab_options() -> list[str]:
 def in_container() -> bool:
     """True in a Docker or Podman container."""
     return any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
-
-
-def repository() -> str:
-    """The repository's address, as pyproject.toml gives it."""
-    urls = importlib.metadata.metadata("lrtut").get_all("Project-URL") or []
-    return next(url.split(", ", 1)[1] for url in urls if url.startswith("Repository, "))
 
 
 def find_checkout() -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import shutil
 import socket
 import tempfile
 import threading
@@ -72,8 +71,12 @@ def _move(fresh: Path, cache: Path) -> None:
     try:
         verify(cache)
     except DataError:
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.rename(target)
+        with contextlib.suppress(OSError):  # another process may be setting it aside, too
+            target.rename(fresh.with_name("damaged"))  # it goes with the scratch folder
+        try:
+            fresh.rename(target)
+        except OSError:
+            verify(cache)  # what another process has put there meanwhile
 
 
 def _download(folder: Path) -> str:

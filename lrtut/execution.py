@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pkgutil
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +14,17 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbconvert import HTMLExporter
 from tqdm.auto import tqdm
 
+import lrtut
 from lrtut.data import DIGITS, find_data
 
 CELL_TIMEOUT_S = 600
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# What tqdm draws in text: a carriage return, then the bar up to its "[elapsed<remaining, rate]", or blanks over it.
+BAR = re.compile(r"\r(?:[^\r\n]*?\[\d+:\d\d[^\]\r\n]*\]| *(?=\r|\n|$))")
 
 
 @dataclass(frozen=True)
@@ -32,17 +37,18 @@ class Outcome:
     error: str
 
 
-def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[Outcome]:
+def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, strict: bool = False) -> list[Outcome]:
     """Execute notebooks, `jobs` at once, and write each as .ipynb and .html into `folder`.
 
     The data are looked for (and downloaded) once, here; every kernel computes with one torch thread, because the
-    number of threads changes the last bits of a sum.
+    number of threads changes the last bits of a sum. With `strict`, a warning raised in `lrtut` or in a notebook's own
+    code is an error, and whatever stands on a notebook's stderr fails it.
 
     Raises:
         DataError: LRTUT_DATA names a folder that cannot be used.
     """
     source, origin = find_data()
-    os.environ.update(kernel_environment(source))
+    os.environ.update(kernel_environment(source, strict=strict))
     print(f"Data: {'' if source == DIGITS else 'MNIST in '}{origin}.")
     folder.mkdir(parents=True, exist_ok=True)
     documents = [nbformat.read(path, as_version=4) for path in notebooks]
@@ -52,7 +58,7 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[
         pool = ThreadPoolExecutor(jobs)
         try:
             tasks = [
-                pool.submit(_execute, path, document, folder, bar, running)
+                pool.submit(_execute, path, document, folder, bar, running, strict)
                 for path, document in zip(notebooks, documents, strict=True)
             ]
             return [task.result() for task in tasks]
@@ -66,11 +72,29 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1) -> list[
             pool.shutdown()
 
 
-def kernel_environment(source: str) -> dict[str, str]:
-    """Environment variables for kernels: one thread each, and where the data are (what `find_data` said)."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:
+    """Environment variables for kernels: one thread each, and where the data are (what `find_data` said).
+
+    With `strict`, a warning raised in `lrtut` or in a notebook's own code is an error there. Warnings of other packages
+    are left as they are: some are raised while matplotlib is imported.
+    """
+    found = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # A kernel's debugger warns on stderr about frozen modules; a lesson needs no debugger.
-    return threads | {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    found |= {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    if strict:  # PYTHONWARNINGS takes whole module names only; a notebook's cells are __main__
+        modules = ["__main__", "lrtut", *(f"lrtut.{module.name}" for module in pkgutil.iter_modules(lrtut.__path__))]
+        found["PYTHONWARNINGS"] = ",".join(f"error:::{name}" for name in modules)
+    return found
+
+
+def on_stderr(document: nbformat.NotebookNode) -> tuple[int, str] | None:
+    """The first cell that wrote on stderr, and what; None if none did. A progress bar drawn in text does not count."""
+    for i, cell in enumerate(document.cells):
+        texts = [o.text for o in cell.get("outputs", []) if o.output_type == "stream" and o.name == "stderr"]
+        said = BAR.sub("", "".join(texts)).strip()
+        if said:
+            return i, said
+    return None
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -82,7 +106,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def _execute(path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqdm, running: set[int]) -> Outcome:
+def _execute(
+    path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqdm, running: set[int], strict: bool
+) -> Outcome:
     peak, pid, current = 0, 0, 0
 
     def before(cell, cell_index):
@@ -114,11 +140,13 @@ def _execute(path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqd
     except CellExecutionError as failure:
         value = failure.evalue.strip().splitlines()
         error = f"cell {current}: {failure.ename}: {value[0] if value else ''}"
-    except (CellTimeoutError, DeadKernelError) as failure:
+    except (CellTimeoutError, RuntimeError) as failure:  # a kernel that died, or did not start
         error = f"cell {current}: {type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
     finally:
         running.discard(pid)
     seconds = time.perf_counter() - start
+    if strict and not error and (said := on_stderr(document)):
+        error = f"cell {said[0]}: on stderr: {said[1].splitlines()[-1]}"
     _drop_widgets(document)
     page, _ = HTMLExporter().from_notebook_node(document)
     _write(folder / path.name, nbformat.writes(document))

@@ -20,7 +20,7 @@ def sweep_rates(optimizer: Optimizer, start_lr: float, end_lr: float, steps: int
     rates = _grid(start_lr, end_lr, steps, scale)[:, None] * _ratios(optimizer)
     for i, group in enumerate(optimizer.param_groups):
         if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
-            rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double()
+            rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double().numpy()
     return rates
 
 

@@ -27,6 +27,7 @@ from lrtut.training import History
 
 _MARKERS = "osD^vP*X"
 _LINES = ["-", "--", "-.", ":"]
+_BRIGHTEST = 0.8  # the brightest fifth of viridis is lost on white, and in grey among the grid lines
 
 
 @contextlib.contextmanager
@@ -59,12 +60,20 @@ class CourseFigure(Figure):
         return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
 
 
+class CourseAxes(Axes):
+    """Axes whose title and legend are in the course's style, also when a notebook's cell sets them."""
+
+    set_title = styled(Axes.set_title)
+    legend = styled(Axes.legend)
+
+
 @styled
 def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
     """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels."""
     _show_as_html_alone()
     size = {1: (7, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
     kwargs.setdefault("figsize", (size[0], size[1] * nrows))
+    kwargs["subplot_kw"] = {"axes_class": CourseAxes} | (kwargs.get("subplot_kw") or {})
     return plt.subplots(nrows, ncols, FigureClass=CourseFigure, **kwargs)
 
 
@@ -76,9 +85,9 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     cmap = plt.get_cmap("viridis")
     colors = {}
     for i, (lr, log) in enumerate(zip(ranked, logs, strict=True)):
-        # Half by rank, so that close rates are told apart. The brightest tenth is lost on white.
-        place = ((log - logs[0]) / spread + i / max(len(ranked) - 1, 1)) / 2
-        colors[lr] = cmap(0.88 * place if len(ranked) > 1 else 0.35)
+        # Two thirds by rank, so that close rates are told apart.
+        place = ((log - logs[0]) / spread + 2 * i / max(len(ranked) - 1, 1)) / 3
+        colors[lr] = cmap(_BRIGHTEST * place if len(ranked) > 1 else 0.35)
     return {lr: colors[lr] for lr in lrs}
 
 
@@ -89,7 +98,8 @@ def plot_paths(
     """Draw one path a learning rate (or name): `paths[lr]` is a sequence of values, one a step."""
     ax = _axes(ax)
     for i, (key, color) in enumerate(_colors(paths).items()):
-        ax.plot(paths[key], color=color, marker=_MARKERS[i % len(_MARKERS)], ls=_LINES[i % 4], label=_label(key))
+        style = {"marker": _MARKERS[i % len(_MARKERS)], "markevery": len(paths[key]) // 25 + 1, "ls": _LINES[i % 4]}
+        ax.plot(paths[key], color=color, label=_label(key), **style)
     return finish(ax, xlabel, ylabel, title)
 
 
@@ -137,12 +147,11 @@ def plot_lr(
         for g in range(rates.shape[1]):
             group = f"group {g}" if rates.shape[1] > 1 else ""
             names[" ".join(filter(None, [_label(key), group]))] = rates[:, g]
-    palette = plt.get_cmap("viridis")(np.linspace(0.1, 0.8, max(len(names), 2)))
-    every = [rates for rates in names.values()]
-    for i, (name, rates) in enumerate(names.items()):
+    for i, (name, color) in enumerate(_colors(names).items()):
+        rates = names[name]
         x = np.arange(len(rates) + 1) / (steps_per_epoch or 1)  # the last rate lasts a step too
-        ax.plot(x, np.append(rates, rates[-1]), color=palette[i], ls=_LINES[i % 4], drawstyle="steps-post", label=name)
-    values = np.concatenate(every)
+        ax.plot(x, np.append(rates, rates[-1]), color=color, ls=_LINES[i % 4], drawstyle="steps-post", label=name)
+    values = np.concatenate(list(names.values()))
     positive = values[values > 0]
     if len(positive) == len(values) and positive.max() / positive.min() > 20:
         ax.set_yscale("log")
@@ -240,7 +249,7 @@ def _colors(curves: Mapping[Any, Any]) -> dict[Any, tuple]:
     """By learning rate where the keys are numbers; evenly spread for names."""
     if all(isinstance(key, int | float) for key in curves):
         return lr_colors(list(curves))
-    return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(curves))), strict=True))
+    return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0, _BRIGHTEST, len(curves))), strict=True))
 
 
 def _label(key: Any) -> str:

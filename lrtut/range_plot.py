@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lrtut.plotting import finish, styled, subplots
-from lrtut.rules import NoSuggestion, ceiling
+from lrtut.rules import OTHER, PLAIN, NoSuggestion, ceiling
 
 
 @styled
@@ -46,4 +46,4 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
 
 
 def _part(divisor: float) -> str:
-    return {2.0: "half", 4.0: "a quarter"}.get(divisor, f"1/{divisor:g}")
+    return {PLAIN: "a third", OTHER: "a sixth"}.get(divisor, f"1/{divisor:g}")

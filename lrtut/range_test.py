@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lrtut.forward import forward
 from lrtut.group_rates import rate_setter, sweep_rates
 from lrtut.range_plot import plot_range_test
-from lrtut.rules import FIRST, LEAST, ONE_CYCLE, RULES, NoSuggestion, ceiling, minimum, smooth, usable
+from lrtut.rules import FIRST, LEAST, ONE_CYCLE, OTHER, PLAIN, RULES, NoSuggestion, ceiling, minimum, smooth, usable
 from lrtut.snapshot import restored
 
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
@@ -31,12 +32,12 @@ class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
-    `divisor` is what the default rule divides the rate at the minimum by: 2 for SGD without momentum, else 4.
+    `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 6.
     """
 
     lrs: np.ndarray
     loss: np.ndarray
-    divisor: float = 4.0
+    divisor: float = OTHER
 
     @property
     def lr(self) -> np.ndarray:
@@ -139,7 +140,9 @@ def lr_range_test(
         progress: show a bar on anything longer than two seconds.
 
     Raises:
-        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew.
+        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew; a batch without a
+            sample, a loss of many numbers, targets that are no class, a batch of one for BatchNorm.
+        TypeError: integer inputs to a model of floats; a loss that is no tensor.
     """
     _check_arguments(start_lr, end_lr, steps, scale)
     rates = sweep_rates(optimizer, start_lr, end_lr, steps, scale)
@@ -163,7 +166,7 @@ def lr_range_test(
                     inputs, targets = batch if type(batch) in (tuple, list) and len(batch) == 2 else _pair(batch)
                     if not (on_cpu and inputs.is_cpu and targets.is_cpu):
                         inputs, targets = inputs.to(device), targets.to(device)
-                    loss = loss_fn(model(inputs), targets)
+                    _, loss = forward(model, inputs, targets, loss_fn)
                     loss.backward()
                     optimizer.step()
                     loss = _as_float(loss)
@@ -173,6 +176,8 @@ def lr_range_test(
                 elif time.monotonic() > bar_from:  # made only where it is wanted: it costs as much as a small step
                     bar = tqdm(total=steps, initial=len(losses), desc="range test", unit="step", leave=False)
                 if diverged(row[0], loss):
+                    if bar is not None:
+                        bar.total = bar.n  # as meant: tqdm would leave an unfinished bar standing in red
                     break
         finally:
             if bar is not None:
@@ -222,7 +227,7 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
     plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
-    return 2.0 if plain else 4.0
+    return PLAIN if plain else OTHER
 
 
 class _Watch:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from lrtut.data import Digits, batches
+from lrtut.forward import forward
 from lrtut.interrupts import held_back
 from lrtut.schedules import check_bound
 
@@ -92,8 +93,9 @@ def train(
 
     Raises:
         ValueError: a scheduler tied to another optimizer, a OneCycleLR whose `total_steps` does not match, an
-            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data.
-        TypeError: integer inputs to a model of floats; data without a length.
+            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data; a batch
+            without a sample, a loss of many numbers, targets that are no class, a batch of one for BatchNorm.
+        TypeError: integer inputs to a model of floats; a loss that is no tensor; data without a length.
         KeyboardInterrupt: raised again once the step in hand is whole; its attribute `history` holds what was recorded.
     """
     if isinstance(data, Digits):
@@ -115,10 +117,9 @@ def train(
             for epoch in range(1, epochs + 1):
                 model.train()
                 for i, (inputs, targets) in enumerate(data, start=1):
-                    _check_inputs(inputs, model)
                     inputs, targets = inputs.to(device), targets.to(device)
                     optimizer.zero_grad()
-                    loss = loss_fn(model(inputs), targets)
+                    _, loss = forward(model, inputs, targets, loss_fn)
                     loss.backward()
                     rates = _read_rates(optimizer)
                     optimizer.step()
@@ -132,6 +133,7 @@ def train(
                     if interrupted():
                         raise KeyboardInterrupt
                 if _flush(losses, history):
+                    bar.total = bar.n  # divergence is no error: tqdm would leave an unfinished bar standing in red
                     break
                 if val is not None:
                     val_loss, val_accuracy = evaluate(model, val, loss_fn)
@@ -164,8 +166,8 @@ def evaluate(
     train/eval mode is put back.
 
     Raises:
-        ValueError: no batch in `data`.
-        TypeError: integer inputs to a model of floats.
+        ValueError: no batch in `data`, a batch without a sample, a loss of many numbers, targets that are no class.
+        TypeError: integer inputs to a model of floats; a loss that is no tensor.
     """
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters()).device
@@ -173,10 +175,9 @@ def evaluate(
     model.eval()
     try:
         for inputs, targets in data:
-            _check_inputs(inputs, model)
             inputs, targets = inputs.to(device), targets.to(device)
-            outputs = model(inputs)
-            loss = loss + loss_fn(outputs, targets) * len(inputs)
+            outputs, mean = forward(model, inputs, targets, loss_fn)
+            loss = loss + mean * len(inputs)
             classes = targets.ndim == 1 and outputs.ndim == 2 and not targets.is_floating_point()
             right = right + ((outputs.argmax(1) == targets).sum() if classes else math.nan)
             count += len(inputs)
@@ -253,12 +254,3 @@ def _check_scheduler(scheduler, scheduler_step: str, optimizer, epochs: int, ste
             raise ValueError(
                 f"OneCycleLR has {planned} steps left, but will be stepped {wanted} times, once a {scheduler_step}: use {way}."
             )
-
-
-def _check_inputs(inputs: Tensor, model: nn.Module) -> None:
-    if inputs.is_floating_point() or inputs.is_complex():
-        return
-    if not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        raise TypeError(
-            f"inputs are {inputs.dtype}, the model's weights are floats: pass them through lrtut.batches()."
-        )

@@ -1,8 +1,20 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import lrtut
 from lrtut import cli, execution
+from lrtut.version import __version__
 
 
 @pytest.fixture
@@ -29,6 +41,22 @@ def test_list(checkout, capsys):
     assert "01  Lesson 1  (1 minutes)" in out and "- do 3." in out and "scratch" not in out
 
 
+def test_list_says_of_each_lesson_its_title_minutes_and_what_one_learns(monkeypatch, capsys):
+    root = Path(cli.__file__).parents[1]
+    monkeypatch.chdir(root)
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    heads = re.findall(r"^(\d\d)  \S.+  \(\d+ minutes to read, .*minute.* to run\)\n((?:      - .+\n)+)", out, re.M)
+    assert [number for number, _ in heads] == [path.name[:2] for path in cli.find_lessons(root)]
+    assert all(learn.count("\n") == 3 for _, learn in heads)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0 and capsys.readouterr().out == f"lrtut {__version__}\n"
+
+
 def test_run_executes_writes_and_reports(checkout, capsys):
     assert cli.main(["run", "--jobs", "2"]) == 1  # one of three fails
     out = capsys.readouterr().out
@@ -50,7 +78,9 @@ def test_run_executes_writes_and_reports(checkout, capsys):
 
 def test_run_some(checkout, capsys):
     assert cli.main(["run", "3"]) == 0
-    assert [p.name for p in (checkout / "build" / "course").iterdir() if p.suffix == ".html"] == ["03_lesson.html"]
+    pages = [p for p in (checkout / "build" / "course").iterdir() if p.suffix == ".html"]
+    assert [p.name for p in pages] == ["03_lesson.html"]
+    assert capsys.readouterr().out.splitlines()[-1] == f"Open in a browser: {pages[0].as_uri()}"
 
 
 def test_run_of_what_is_not_there(checkout, capsys):
@@ -94,6 +124,9 @@ def test_lab_hands_options_on(checkout, monkeypatch):
     monkeypatch.setattr(cli, "lab_options", lambda: ["--allow-root"])
     assert cli.main(["lab", "--port", "9999"]) == 0
     assert calls[0][1:] == ["-m", "jupyterlab", str(checkout / "notebooks"), "--allow-root", "--port", "9999"]
+    monkeypatch.setattr(cli, "lab_options", lambda: ["--no-browser", "--ip=0.0.0.0"])
+    assert cli.main(["lab", "--ip=127.0.0.1", "--no-browser"]) == 0  # twice the same option would be refused
+    assert calls[1][4:] == ["--ip=127.0.0.1", "--no-browser"]
 
 
 def test_dead_kernel_is_a_row_in_the_table(checkout):
@@ -101,3 +134,70 @@ def test_dead_kernel_is_a_row_in_the_table(checkout):
     nbformat.write(new_notebook(cells=[new_code_cell("import os\nos._exit(1)")]), path)
     (outcome,) = execution.execute_all([path], checkout / "build")
     assert "cell 0: DeadKernelError" in outcome.error
+
+
+def test_a_word_too_many_is_named(checkout, capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["run", "01", "--fast"])
+    assert done.value.code == 2 and "unrecognized arguments: --fast" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command, missing", [("run", "nbclient"), ("lab", "jupyterlab")])
+def test_without_the_notebook_side_it_says_what_to_install(checkout, monkeypatch, capsys, command, missing):
+    monkeypatch.setattr(cli, "lab_options", lambda: [])
+    monkeypatch.setattr(cli.subprocess, "run", lambda command: pytest.fail("it was started all the same"))
+    for name in ("lrtut.execution", missing):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(lrtut, "execution", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)  # its import fails
+    assert cli.main([command]) == 2
+    said = capsys.readouterr().err
+    assert "missing; install the notebook side: uv sync" in said and missing in said
+
+
+def test_ctrl_c_is_how_one_leaves_jupyterlab(checkout, monkeypatch):
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "lab_options", lambda: [])
+    monkeypatch.setattr(cli.subprocess, "run", interrupted)
+    assert cli.main(["lab"]) == 0
+
+
+def test_a_container_is_known_by_the_file_that_docker_or_podman_leaves(monkeypatch):
+    there = set()
+    monkeypatch.setattr(cli.Path, "exists", lambda path: str(path) in there)
+    assert not cli.in_container()
+    for mark in ("/.dockerenv", "/run/.containerenv"):
+        there = {mark}
+        assert cli.in_container()
+
+
+def test_ctrl_c_ends_the_kernels_too(checkout, ctrl_c):
+    mark = checkout / "started"
+    code = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    path = checkout / "notebooks" / "03_lesson.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(code)]), path)
+
+    def press():
+        while not (mark.exists() and mark.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+
+    threading.Thread(target=press, daemon=True).start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        execution.execute_all([path], checkout / "build")
+    assert time.monotonic() - began < 300  # it did not wait for the cell
+    pid = int(mark.read_text())
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_peak_memory_where_the_system_keeps_no_record_of_it(monkeypatch):
+    recorded = execution._peak_memory(os.getpid())
+    monkeypatch.setattr(execution, "Path", lambda path: Path("no such file"))
+    now = execution._peak_memory(os.getpid())
+    assert 0 < now and now == pytest.approx(recorded, rel=0.9)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert execution._peak_memory(gone.pid) == 0

@@ -1,71 +1,13 @@
-import contextlib
-import functools
-import gzip
-import hashlib
-import http.server
+import dataclasses
 import os
-import socket
-import threading
-import time
 
-import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from tiny_mnist import TEST, TRAIN, VAL
 
-import lrtut.data
-import lrtut.download
 from lrtut import batches, load_mnist
-
-TRAIN, TEST, VAL = 12, 4, 2  # images in the tiny set
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """A folder laid out as torchvision lays out MNIST, of 12 + 4 images that `load_mnist` takes for the real ones."""
-    raw = tmp_path / "tiny" / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    files = {}
-    for name in lrtut.download.FILES:
-        n = TRAIN if name.startswith("train") else TEST
-        if "images" in name:
-            header = np.array([0x803, n, 28, 28], dtype=">i4").tobytes()
-            body = np.repeat(np.arange(n, dtype=np.uint8) * 10, 784).tobytes()  # image i is all 10 i
-        else:
-            header = np.array([0x801, n], dtype=">i4").tobytes()
-            body = (np.arange(n) % 10).astype(np.uint8).tobytes()
-        (raw / name).write_bytes(header + body)
-        files[name] = (len(header + body), hashlib.md5(header + body).hexdigest())
-    monkeypatch.setattr(lrtut.download, "FILES", files)
-    monkeypatch.setattr(lrtut.data, "FILES", files)
-    monkeypatch.setattr(lrtut.data, "_VALIDATION", {"MNIST": VAL, "digits": 250})
-    monkeypatch.delenv("LRTUT_DATA", raising=False)
-    return tmp_path / "tiny"
-
-
-@pytest.fixture
-def mirror(tiny, tmp_path, monkeypatch):
-    """A server on the loopback address that torchvision downloads the tiny set from, and an empty cache folder."""
-    import torchvision
-
-    packed, resources = tmp_path / "mirror", []
-    packed.mkdir()
-    for path in (tiny / "MNIST" / "raw").iterdir():
-        (packed / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
-        resources.append((f"{path.name}.gz", hashlib.md5((packed / f"{path.name}.gz").read_bytes()).hexdigest()))
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=packed))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    cache = tmp_path / "cache"
-    monkeypatch.setattr(lrtut.data.platformdirs, "user_cache_dir", lambda name: str(cache))
-    yield packed, cache
-    server.shutdown()
-    server.server_close()
+from lrtut import data as data_module
 
 
 def test_tiny_is_loaded_and_split(tiny, capsys):
@@ -165,133 +107,48 @@ def test_digits_are_digits():
     assert (guess == data.y_val).float().mean() > 0.8
 
 
-# --- the cache and the network --------------------------------------------------------------------------------------
+def test_mnist_keeps_5000_images_to_validate_on(monkeypatch, capsys):
+    source = "".join(["/full", "/mnist"])
+    monkeypatch.setattr(data_module, "find_data", lambda root: (source, source))
+    full = [torch.zeros(n, 1, 1, 1, dtype=torch.uint8) for n in (60_000, 10_000)]
+    parts = full[0], torch.zeros(60_000).long(), full[1], torch.zeros(10_000).long()
+    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: parts)
+    data = load_mnist(device="cpu")
+    assert repr(data) == "MNIST on cpu: train 55,000, val 5,000, test 10,000"
+    assert capsys.readouterr().out == f"{data!r}, from {source}.\n"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "other"
 
 
-def test_download_fills_the_cache_once(mirror, capsys):
-    packed, cache = mirror
-    data = load_mnist()
-    assert data.name == "MNIST" and str(cache) in capsys.readouterr().out
-    assert [p.name for p in cache.iterdir()] == ["MNIST"]  # and nothing half-finished beside it
-    for path in packed.iterdir():
-        path.unlink()  # the second call needs no network
-    assert torch.equal(load_mnist().x_train, data.x_train)
-    assert lrtut.data.find_data()[0] == str(cache)
+def test_defaults_are_seed_0_and_batches_of_128(tiny):
+    assert torch.equal(load_mnist(tiny).x_train, load_mnist(tiny, seed=0).x_train)
+    x, y = numbered(200)
+    for given, default in zip(batches(x, y, 128, seed=0, shuffle=True, drop_last=False), batches(x, y), strict=True):
+        assert torch.equal(given[1], default[1])
 
 
-@pytest.mark.parametrize("fault", ["missing", "truncated", "other bytes", "an HTML page"])
-def test_bad_download_ends_in_the_digits_and_leaves_nothing(mirror, capsys, fault):
-    packed, cache = mirror
-    path = packed / "train-images-idx3-ubyte.gz"
-    good = path.read_bytes()
-    if fault == "missing":
-        path.unlink()
-    else:
-        wrong = {
-            "truncated": good[:-5],
-            "other bytes": gzip.compress(b"x" * 999),
-            "an HTML page": b"<html>Log in</html>",
-        }
-        path.write_bytes(wrong[fault])
-    assert load_mnist().name == "digits"
-    assert "MNIST could not be had" in capsys.readouterr().out
-    assert list(cache.iterdir()) == []
-    path.write_bytes(good)  # a good answer after a bad one works
-    assert load_mnist().name == "MNIST"
+def test_small_digits_lie_in_the_middle_as_mnists_do():
+    data = load_mnist("digits", device="cpu")
+    x = torch.cat([data.x_train, data.x_val, data.x_test])
+    for border in (x[..., :4, :], x[..., -4:, :], x[..., :4], x[..., -4:]):
+        assert border.max() == 0
+    inside = x[..., 4:24, 4:24]
+    assert inside.amax() == 255 and all(edge.max() > 0 for edge in (inside[..., 0, :], inside[..., -1, :]))
+    bunch = load_digits()
+    assert torch.equal(data.y_test, torch.from_numpy(bunch.target[-297:]))
+    # Made small again they are scikit-learn's: 8 × 8, 0 to 16.
+    small = torch.nn.functional.interpolate(data.x_test[..., 4:24, 4:24].float(), size=(8, 8), mode="area") * 16 / 255
+    assert (small[:, 0] - torch.from_numpy(bunch.images[-297:])).abs().mean() < 1.5
 
 
-def test_download_that_torchvision_lets_through_is_checked_again(mirror, monkeypatch):
-    import torchvision
-
-    packed, cache = mirror
-    resources = [(name, None) for name, md5 in torchvision.datasets.MNIST.resources]  # no checksum: all is welcome
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
-    images = packed / "train-images-idx3-ubyte.gz"
-    images.write_bytes(gzip.compress(gzip.decompress(images.read_bytes())[:-1] + b"x"))
-    assert load_mnist().name == "digits"
-    assert list(cache.iterdir()) == []
-
-
-def test_damaged_cache_is_filled_again(mirror):
-    packed, cache = mirror
-    load_mnist()
-    damaged = cache / "MNIST" / "raw" / "train-labels-idx1-ubyte"
-    damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert load_mnist().name == "MNIST"
-
-
-def test_interrupted_download_leaves_nothing(mirror, monkeypatch):
-    packed, cache = mirror
-
-    def interrupted(folder):
-        (folder / "MNIST").mkdir()
-        (folder / "MNIST" / "half").write_bytes(b"1")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lrtut.download, "_download", interrupted)
-        load_mnist()
-    assert list(cache.iterdir()) == []
-    assert load_mnist().name == "MNIST"
-
-
-def test_who_comes_second_keeps_the_first_ones_cache(mirror):
-    packed, cache = mirror
-    load_mnist()
-    before = (cache / "MNIST").stat().st_ino
-    assert lrtut.download.fill(cache) == ""  # a second process that found no cache when it looked
-    assert (cache / "MNIST").stat().st_ino == before
-
-
-def test_read_only_cache_ends_in_the_digits(mirror, monkeypatch, capsys):
-    def refuse(*_, **__):
-        raise PermissionError("read-only file system")
-
-    monkeypatch.setattr(lrtut.download.Path, "mkdir", refuse)
-    assert load_mnist().name == "digits"
-    assert "read-only file system" in capsys.readouterr().out
-
-
-def test_network_that_swallows_packets(mirror, monkeypatch, capsys):
-    import torchvision
-
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address] * 5)
-        monkeypatch.setattr(lrtut.download, "_PATIENCE_S", 0.4)
-        before = socket.getdefaulttimeout()
-        start = time.monotonic()
-        assert load_mnist().name == "digits"
-        assert time.monotonic() - start < 5  # five mirrors: were each waited for, it would be more than the patience
-        assert socket.getdefaulttimeout() == before
-    assert "could not be had" in capsys.readouterr().out
-    assert list(mirror[1].iterdir()) == []
-
-
-def test_server_that_drips(mirror, monkeypatch, capsys):
-    import torchvision
-
-    def drip(server):
-        with contextlib.suppress(OSError):  # until the test or the client hangs up
-            connection, _ = server.accept()
-            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            for _ in range(200):
-                connection.sendall(b"x")
-                time.sleep(0.1)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=drip, args=(server,), daemon=True).start()
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [address])
-        monkeypatch.setattr(lrtut.download, "_PATIENCE_S", 0.5)  # no wait is as long as that, and yet nothing comes
-        start = time.monotonic()
-        assert load_mnist().name == "digits"
-        assert time.monotonic() - start < 5
-    assert "the network brought nothing for 0.5 s" in capsys.readouterr().out
-
-
-def test_patience_leaves_room_under_ten_seconds():
-    assert lrtut.download._PATIENCE_S <= 6  # torchvision's import takes a few more
+@pytest.mark.parametrize("name", ["another", "zebra"])  # before and after "digits" in the alphabet
+def test_data_of_any_name_in_words_that_are_equal_but_not_the_same_object(monkeypatch, name):
+    word = "".join(["dig", "its"])
+    assert load_mnist(word).name == "digits" and len(load_mnist(word, train_size=5000).x_train) == 1250
+    monkeypatch.setattr(data_module, "find_data", lambda root: (name, name))
+    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: pytest.fail(f"{folder} is read"))
+    with pytest.raises(pytest.fail.Exception, match=name):
+        load_mnist(name)
 
 
 def test_tests_look_for_the_data_once():
@@ -348,3 +205,8 @@ def test_batches_refuse_bad_input():
             batches(x, y, size)
     with pytest.raises(ValueError, match="10 inputs but 9 targets"):
         batches(x, y[:9], 2)
+    with pytest.raises(ValueError, match="9 inputs but 10 targets"):
+        batches(x[:9], y, 2)
+    x, y = numbered(300)  # numbers that Python does not keep one object for
+    assert len(batches(x, y.clone(), 299)) == 2 and [len(t) for _, t in batches(x, y, 100)] == [100] * 3
+    assert len(batches(x[:10], y[:10], 3)) == 4 and len(batches(x[:7], y[:7], 3)) == 3

@@ -1,10 +1,12 @@
 import math
 
+import IPython
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_rgb
 
 import lrtut
@@ -59,6 +61,24 @@ def test_style_does_not_leak():
     before = dict(matplotlib.rcParams)
     lrtut.plot_paths({0.1: [1, 2]})
     assert dict(matplotlib.rcParams) == before
+
+
+def test_what_a_cell_sets_itself_is_in_the_style_too():
+    ax = lrtut.plot_lr({"a": [1.0, 0.3, 0.01]})
+    ax.set(title="Set by a cell", ylim=(0.01, 1))
+    assert ax.get_title(loc="left") == "Set by a cell" and ax.get_title(loc="center") == ""
+    assert ax.legend().get_texts()[0].get_fontsize() == 10
+    with plt.style.context("lrtut.style"):
+        assert [ax.yaxis.get_major_formatter()(y) for y in (0.01, 1)] == [
+            f"$\\mathdefault{{{y:g}}}$" for y in (0.01, 1)
+        ]
+    _, panels = lrtut.subplots(1, 2, subplot_kw={"xlabel": "mine"})
+    assert panels[0].get_xlabel() == "mine"
+
+
+def test_long_paths_have_few_markers():
+    long, short = lrtut.plot_paths({0.1: range(100), 0.2: range(10)}).lines
+    assert long.get_markevery() == 5 and short.get_markevery() == 1
 
 
 def test_loss_is_averaged_over_windows_and_divergence_is_marked():
@@ -118,6 +138,19 @@ def test_alt_text_tells_what_is_there():
     assert 'alt="Two &lt;paths&gt;. Chart' in html and "data:image/png;base64," in html
 
 
+def test_alt_text_finds_the_label_of_a_shared_axis():
+    fig, axes = plt.subplots(1, 2, sharey=True)
+    axes[0].set_ylabel("loss")
+    fig.supxlabel("step")
+    for ax in axes:
+        ax.plot([0, 1], [2, 1])
+    assert alt_text(fig).count("x axis: step, ") == alt_text(fig).count("y axis: loss, ") == 2
+    plt.close(fig)
+    fig, axes = plt.subplots(1, 2)
+    axes[0].set_ylabel("loss")
+    assert alt_text(fig).count("y axis: loss, ") == alt_text(fig).count("y axis: no label, ") == 1
+
+
 def test_alt_text_of_panels_images_unnamed_series_and_nothing():
     fig, axes = lrtut.subplots(1, 2)
     axes[0].plot([1, 2])
@@ -127,3 +160,19 @@ def test_alt_text_of_panels_images_unnamed_series_and_nothing():
     ax = lrtut.plot_images(torch.zeros(2, 1, 8, 8), [3, 7])
     assert "2 images of 8 × 8 pixels, labelled 3, 7" in alt_text(ax.figure)
     assert alt_text(plt.figure()) == "Empty figure."
+    flat = lrtut.subplots()[1]
+    flat.plot([math.nan, math.nan], label="lost")
+    assert "lost: no finite value." in alt_text(flat.figure)
+
+
+def test_a_notebook_shows_a_figure_as_html_alone(monkeypatch):
+    class Shell:
+        display_formatter = DisplayFormatter()
+
+    Shell.display_formatter.formatters["image/png"].for_type(matplotlib.figure.Figure, lambda figure: b"png")
+    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    figure, _ = lrtut.subplots()
+    shown, _ = Shell.display_formatter.format(figure)
+    assert "text/html" in shown and "image/png" not in shown
+    shown, _ = Shell.display_formatter.format(matplotlib.figure.Figure())  # other people's figures are left alone
+    assert "image/png" in shown

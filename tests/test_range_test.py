@@ -1,7 +1,10 @@
 import copy
+import itertools
 import json
 import math
 import re
+import sys
+import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -115,6 +118,28 @@ def test_groups_keep_their_ratios(rates, ratios):
     assert test.lrs.tolist() == used
     assert test.lrs / test.lr[:, None] == pytest.approx(np.tile(ratios, (25, 1)))
     assert [group["lr"] for group in optimizer.param_groups] == list(rates)
+
+
+def test_a_rate_that_is_a_tensor_is_recorded_as_the_step_saw_it_and_never_written_to():
+    model, optimizer = three_groups((0.1, 0.2, 0.1))
+    shared = torch.tensor(0.1)  # float32, in two groups
+    for i in (0, 2):
+        optimizer.param_groups[i]["lr"] = shared
+    used = []
+
+    def loss_fn(outputs, targets):
+        used.append([float(group["lr"]) for group in optimizer.param_groups])
+        assert shared.item() == torch.tensor(0.1).item()
+        assert [isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups] == [True, False, True]
+        return F.cross_entropy(outputs, targets)
+
+    test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
+    assert test.lrs.tolist() == used  # rounded to float32 where the rate is one
+    assert (
+        all(float(np.float32(rate)) == rate for rate in test.lr) and test.lrs[:, 0].tolist() == test.lrs[:, 2].tolist()
+    )
+    assert any(float(np.float32(rate)) != rate for rate in test.lrs[:, 1])
+    assert optimizer.param_groups[0]["lr"] is shared and optimizer.param_groups[2]["lr"] is shared
 
 
 @pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
@@ -280,14 +305,14 @@ def test_model_trains_in_train_mode_and_one_in_train_mode_stays_as_it_is():
 @pytest.mark.parametrize(
     "make, divisor",
     [
-        (sgd, 2),
-        (lambda m: sgd(m, weight_decay=0.1), 2),
-        (lambda m: sgd(m, momentum=0.9), 4),
-        (lambda m: torch.optim.Adam(m.parameters()), 4),
-        (lambda m: torch.optim.RMSprop(m.parameters()), 4),
+        (sgd, 3),
+        (lambda m: sgd(m, weight_decay=0.1), 3),
+        (lambda m: sgd(m, momentum=0.9), 6),
+        (lambda m: torch.optim.Adam(m.parameters()), 6),
+        (lambda m: torch.optim.RMSprop(m.parameters()), 6),
     ],
 )
-def test_divisor_is_two_for_plain_sgd_and_four_otherwise(make, divisor):
+def test_divisor_is_three_for_plain_sgd_and_six_otherwise(make, divisor):
     model = network()
     assert sweep(model, make(model)).divisor == divisor
 
@@ -381,7 +406,7 @@ def test_exception_puts_the_order_of_the_batches_back_too():
 GRID = np.geomspace(1e-6, 10, 200)
 
 
-def curve(losses, *, lrs=GRID, divisor=4.0):
+def curve(losses, *, lrs=GRID, divisor=6.0):
     losses = np.asarray(losses, float)
     return RangeTest(np.asarray(lrs)[: len(losses), None], losses, divisor)
 
@@ -401,7 +426,7 @@ def test_suggestion_is_the_rate_at_the_minimum_over_the_divisor():
     place = np.log10(GRID / 0.02)
     losses = np.exp(0.05 * place**2)
     lowest = GRID[losses.argmin()]
-    for divisor in (2.0, 4.0):
+    for divisor in (3.0, 6.0):
         assert curve(losses, divisor=divisor).suggestion() == pytest.approx(lowest / divisor, rel=0.1)
 
 
@@ -553,7 +578,7 @@ def valleys(draw):
     return lrs, noisy(losses, draw(st.floats(0.001, 0.1)), draw(st.integers(0, 10**6)))
 
 
-def suggested(lrs, losses, divisor=4.0):
+def suggested(lrs, losses, divisor=6.0):
     try:
         return curve(losses, lrs=lrs, divisor=divisor).suggestion()
     except NoSuggestion:
@@ -579,7 +604,7 @@ def test_suggestion_does_not_depend_on_the_unit_of_the_loss(points, factor):
 
 
 @settings(max_examples=50, deadline=None)
-@given(valleys(), st.sampled_from([2.0, 4.0]))
+@given(valleys(), st.sampled_from([3.0, 6.0]))
 def test_suggestion_is_finite_positive_and_not_above_the_minimum(points, divisor):
     lrs, losses = points
     rate = suggested(lrs, losses, divisor)
@@ -617,7 +642,7 @@ def test_plot_draws_on_the_axes_given_or_on_new_ones(own):
     assert ax.get_xscale() == "log" and ax.get_ylabel() == "training loss" and "range test" in ax.get_title("left")
 
 
-@pytest.mark.parametrize("divisor, part", [(2.0, "half"), (4.0, "quarter")])
+@pytest.mark.parametrize("divisor, part", [(3.0, "third"), (6.0, "sixth")])
 def test_plot_says_the_suggestion_and_why(divisor, part):
     test = curve(noisy(valley(), 0.02), divisor=divisor)
     rate = test.suggestion()
@@ -780,3 +805,74 @@ def test_example_of_the_page_runs_and_is_true(block, check, monkeypatch):
     assert before[1] == after[1]
     assert all(p.grad is None for p in example["model"].parameters())
     check(example)
+
+
+# --- the bar ------------------------------------------------------------------------------------------------------
+
+
+class Bar:
+    """Stands in for tqdm."""
+
+    made = []
+
+    def __init__(self, **kwargs):
+        self.kwargs, self.n, self.closed = kwargs, kwargs["initial"], False
+        self.made.append(self)
+
+    def update(self):
+        assert not self.closed
+        self.n += 1
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """The bars that range tests make, by a clock that is a sixteenth of a second later at each look."""
+    module = sys.modules["lrtut.range_test"]
+    ticks = itertools.count(0, 1 / 16)
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(Bar, "made", [])
+    return Bar.made
+
+
+def test_a_bar_comes_after_two_seconds_and_is_wiped(bars):
+    model = network()
+    sweep(model, sgd(model), steps=32, progress=True)
+    assert bars == []  # it was over before
+    sweep(model, sgd(model), steps=40, progress=False)
+    assert bars == []
+    sweep(model, sgd(model), steps=40, progress=True, stop_when_diverged=False)
+    (bar,) = bars
+    assert bar.kwargs == {"total": 40, "initial": 33, "desc": "range test", "unit": "step", "leave": False}
+    assert bar.n == 40 and bar.closed
+
+
+def test_the_bar_is_closed_after_an_error_too(bars):
+    model, calls = network(), []
+
+    def fails_at_last(out, target):
+        calls.append(1)
+        if len(calls) == 38:
+            raise ArithmeticError
+        return F.cross_entropy(out, target)
+
+    with pytest.raises(ArithmeticError):
+        lr_range_test(model, sgd(model), pairs(), fails_at_last, steps=40, stop_when_diverged=False)
+    (bar,) = bars
+    assert bar.closed and bar.n == 37
+
+
+def test_a_batch_of_another_type_that_unpacks_into_two_will_do():
+    model, other = network(), network()
+    assert (sweep(model, sgd(model), [Two(*p) for p in pairs()]).loss == sweep(other, sgd(other)).loss).all()
+
+
+class Two:
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def __iter__(self):
+        return iter(self.parts)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import warnings
 from functools import partial
@@ -80,6 +81,45 @@ def test_ends_and_beyond():
         s.step_decay(1, step_size=0, gamma=0.1)
     with pytest.raises(ValueError, match="decay=0"):
         s.warmup_stable_decay(1, warmup=1, stable=1, decay=0)
+
+
+def test_defaults():
+    assert [s.constant(t) for t in (0, 9)] == [1.0, 1.0]
+    assert s.polynomial_decay(5, steps=10) == 0.5 and s.cosine_decay(10, steps=10) == 0
+    assert s.linear_warmup(0, steps=10) == 0.1
+    assert s.warmup_stable_decay(0, warmup=4, stable=1, decay=2) == 0.1
+    assert s.warmup_stable_decay(7, warmup=4, stable=1, decay=2) == 0
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "3", math.nan])
+def test_steps_that_are_none_are_named(steps):
+    for call in (
+        lambda: s.step_decay(1, step_size=steps, gamma=0.5),
+        lambda: s.polynomial_decay(1, steps=steps),
+        lambda: s.cosine_decay(1, steps=steps),
+        lambda: s.linear_warmup(1, steps=steps),
+        lambda: s.warmup_stable_decay(9, warmup=1, stable=1, decay=steps),
+    ):
+        with pytest.raises(ValueError, match=f"={steps!r}: give a whole number of at least 1"):
+            call()
+
+
+def test_one_step_is_enough_and_numpy_counts_too():
+    assert s.step_decay(2, step_size=1, gamma=0.5) == s.step_decay(2, step_size=np.int64(1), gamma=0.5) == 0.25
+    assert s.linear_warmup(1, steps=1) == 1 and s.cosine_decay(0, steps=1) == 1 and s.polynomial_decay(0, steps=1) == 1
+    table = preview(lambda o: StepLR(o, 1, gamma=0.5), lr=np.array([1.0, 0.5]), steps=np.int64(1))
+    assert table.tolist() == [[1.0, 0.5]]
+
+
+def test_an_entry_stays_as_it_is():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        s.CATALOGUE["StepLR"].name = "other"
+
+
+def test_the_loss_that_a_preview_of_plateau_is_given_falls_for_ten_steps():
+    metric = s.CATALOGUE["ReduceLROnPlateau"].metric
+    assert [metric(t) for t in (0, 1, 9, 10, 11, 59)] == pytest.approx([1.0, 0.95, 0.55, 0.5, 0.5, 0.5])
+    assert [name for name, entry in s.CATALOGUE.items() if entry.metric] == ["ReduceLROnPlateau"]
 
 
 # --- preview --------------------------------------------------------------------------------------------------------

@@ -1,14 +1,18 @@
+import dataclasses
 import os
 import signal
+import sys
+import threading
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
 
 from lrtut import mlp, sweep, train
 from lrtut.data import load_mnist
+from lrtut.sweep import _call, usable_cores
 
 
 def square(lr, seed):
@@ -40,11 +44,11 @@ def test_a_failed_run_is_named_and_loses_no_other():
 
 def test_all_failed_raises_the_first():
     def fails(lr, seed):
-        raise KeyError("typo")
+        raise KeyError(lr)
 
-    with pytest.raises(RuntimeError, match="all 2 runs failed; the first: lr=0.1 seed=0: KeyError") as failure:
-        sweep(fails, [0.1, 1.0])
-    assert isinstance(failure.value.__cause__, KeyError)
+    with pytest.raises(RuntimeError, match="all 3 runs failed; the first: lr=0.1 seed=0: KeyError: 0.1") as failure:
+        sweep(fails, [0.1, 1.0, 2.0])
+    assert isinstance(failure.value.__cause__, KeyError) and failure.value.__cause__.args == (0.1,)
 
 
 def test_nothing_to_sweep():
@@ -114,10 +118,119 @@ def test_interrupt_is_raised_and_starts_nothing_more(ctrl_c):
     def run(lr, seed):
         started.append(lr)
         if len(started) == 1:
+            time.sleep(0.3)  # until all are waiting for the one worker
             os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it, as it does Ctrl-C
-        time.sleep(0.2)
+        time.sleep(0.1)
 
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
         sweep(run, [float(i) for i in range(20)], executor=executor)
     assert len(started) <= 3 and torch.get_num_threads() == threads
+
+
+def test_cores_are_counted_also_where_the_system_does_not_say_which_are_ours(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {3, 5, 7}}.get, raising=False)  # 0: this process
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert usable_cores() == 5
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_the_bar_is_wiped_and_can_be_left_out(monkeypatch):
+    bars = []
+    module = sys.modules["lrtut.sweep"]
+    monkeypatch.setattr(module, "tqdm", lambda runs, *args, **kwargs: bars.append((args, kwargs)) or runs)
+    sweep(square, [0.1, 0.2])
+    sweep(square, [0.1], progress=False)
+    kept = {"unit": "run", "delay": 2, "leave": False}
+    assert bars == [(("sweep", 2), kept | {"disable": False}), (("sweep", 1), kept | {"disable": True})]
+
+
+def test_a_failed_run_alone_is_no_reason_to_speak_of_random_numbers():
+    def fails_once(lr, seed):
+        if seed:
+            raise ArithmeticError
+        return lr
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        sweep(fails_once, [0.1], seeds=(0, 1))
+    assert [w.filename for w in said] == [__file__]  # one warning, at the caller's line
+    assert str(said[0].message).startswith("1 of 2 runs failed")
+
+
+def test_the_warning_of_random_numbers_points_at_the_caller():
+    with pytest.warns(RuntimeWarning, match="drew random") as said:
+        sweep(lambda lr, seed: torch.rand(1), [0.1])
+    assert said[0].filename == __file__
+
+
+def test_a_run_is_a_record_that_stays_as_it_is():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sweep(square, [0.1])[0].result = 3
+
+
+class Inline(Executor):
+    """Runs what it is given at once, in the caller's thread; then changes the number of threads, as a worker might."""
+
+    def submit(self, fn, *args):
+        future = Future()
+        future.set_result(fn(*args))
+        torch.set_num_threads(2)
+        return future
+
+
+def test_the_callers_torch_threads_are_put_back_whatever_the_workers_did():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [r.result for r in sweep(lambda lr, seed: torch.get_num_threads(), [0.1], executor=Inline())] == [1]
+        assert torch.get_num_threads() == 3
+        _call(square, 0.1, 0)  # a worker's own are put back as well: an executor that is left open has other work
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_after_an_interrupt_nothing_is_waited_for(ctrl_c):
+    release = threading.Event()
+
+    def run(lr, seed):
+        if lr == 0.0:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+        release.wait(20)
+
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(run, [float(i) for i in range(20)])
+        assert time.monotonic() - began < 10
+    finally:
+        release.set()
+
+
+def test_threads_end_with_the_sweep():
+    sweep(square, [0.1, 0.2])
+    end = time.monotonic() + 10
+    while any(thread.name.startswith("lrtut-sweep") for thread in threading.enumerate()):
+        assert time.monotonic() < end, "a worker is still waiting for work"
+        time.sleep(0.01)
+
+
+def test_as_many_threads_as_cores_but_no_more_than_runs(monkeypatch):
+    module = sys.modules["lrtut.sweep"]
+    made = []
+
+    class Spy(ThreadPoolExecutor):
+        def __init__(self, workers, *args):
+            made.append(workers)
+            super().__init__(workers, *args)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Spy)
+    monkeypatch.setattr(module, "usable_cores", lambda: 3)
+    sweep(square, [0.1, 0.2])
+    sweep(square, [0.1, 0.2], seeds=(0, 1))
+    assert made == [2, 3]

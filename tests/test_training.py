@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from lrtut import Digits, batches, evaluate, train
+from lrtut import Digits, History, batches, evaluate, train, training
 
 
 def problem(n=40, seed=0):
@@ -144,6 +144,21 @@ def test_divergence_ends_the_run_and_is_no_error():
     assert len(history.lrs) == len(history.loss) and history.val_loss == []
 
 
+def test_a_bar_is_done_where_divergence_ends_the_run(monkeypatch):
+    """tqdm leaves a bar that is not done standing in red, as if something had failed."""
+    closed = []
+
+    class Bar(training.tqdm):
+        def close(self):
+            closed.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    model, optimizer, data = setting(lr=1e30)
+    history = train(model, optimizer, data, epochs=5, loss_fn=lambda out, target: (out**2).mean())
+    assert history.diverged and closed[0] == (len(data), len(data))  # divergence is seen at the end of an epoch
+
+
 def test_zero_rate_is_no_error():
     model, optimizer, data = setting(lr=0.0)
     before = flat(model)
@@ -199,6 +214,37 @@ def test_second_interrupt_does_not_wait(ctrl_c):
     with pytest.raises(KeyboardInterrupt) as stop:
         train(model, optimizer, data, epochs=1, loss_fn=stuck)
     assert stop.value.history.loss == []
+
+
+def test_interrupt_between_epochs_comes_when_the_epoch_is_whole(ctrl_c):
+    model, optimizer, data = setting()
+    scheduler = LambdaLR(optimizer, lambda epoch: 1.0 if epoch == 0 else signal.raise_signal(signal.SIGINT) or 0.5)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(model, optimizer, data, epochs=3, scheduler=scheduler, val=data)
+    history = stop.value.history
+    assert len(history.loss) == 4 and len(history.val_loss) == 1 and scheduler.get_last_lr() == [0.05]
+    assert stop.value.__notes__ == ["4 steps were recorded: sys.last_value.history"]
+
+
+def test_somebody_elses_handling_of_ctrl_c_is_left_alone(ctrl_c):
+    heard = []
+    signal.signal(signal.SIGINT, lambda signum, frame: heard.append(signum))
+    mine = signal.getsignal(signal.SIGINT)
+    model, optimizer, data = setting()
+    history = train(model, optimizer, data, epochs=1, loss_fn=lambda *a: signal.raise_signal(2) or F.cross_entropy(*a))
+    assert heard == [signal.SIGINT] * 4 and len(history.loss) == 4 and signal.getsignal(signal.SIGINT) is mine
+
+
+def test_a_history_of_nothing_is_empty():
+    assert History() == History([], [], [], [], 0, False) and History().to_dicts() == []
+
+
+def test_digits_may_come_with_other_validation_batches():
+    data = digits()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    other = batches(data.x_test, data.y_test, shuffle=False)
+    history = train(model, torch.optim.SGD(model.parameters(), lr=0.001), data, epochs=1, val=other)
+    assert (history.val_loss[0], history.val_accuracy[0]) == evaluate(model, other)
 
 
 # --- misuse ---------------------------------------------------------------------------------------------------------

@@ -15,6 +15,14 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+@pytest.fixture(scope="module", autouse=True)
+def a_teachers_environment():
+    """Students' code may warn: the course's own tests turn warnings in kernels into errors, a teacher does not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONWARNINGS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """Call a function once for all of pytest's worker processes; it fills a folder and returns what JSON can hold."""

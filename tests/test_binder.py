@@ -1,0 +1,81 @@
+"""What mybinder.org makes of binder/: rendered with repo2docker's own code, without docker and without a network."""
+
+import logging
+import os
+import re
+import sys
+import tomllib
+
+import pytest
+from copies import ROOT
+
+from lrtut import execution
+from lrtut.cli import find_lessons
+
+BINDER = ROOT / "binder"
+MOST_MB = 1300  # with PyPI's CUDA build; Binder guarantees 1 GB to the whole session, and allows 2
+CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
+
+
+def pins(text):
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
+
+
+@pytest.fixture(scope="module")
+def dockerfile():
+    """The buildpack that repo2docker chooses for this checkout, and the steps of its Dockerfile."""
+    repo2docker = pytest.importorskip("repo2docker", reason="repo2docker is not here: uv sync --group binder")
+    app = repo2docker.Repo2Docker()
+    before = os.getcwd()
+    os.chdir(ROOT)  # where it looks for its files
+    try:
+        logging.getLogger("repo2docker").setLevel(logging.ERROR)
+        buildpack = next(b for b in (kind(base_image=app.base_image) for kind in app.buildpacks) if b.detect())
+        buildpack.platform = "linux/amd64"
+        return buildpack, buildpack.render(build_args={"NB_USER": "jovyan", "NB_UID": "1000"})
+    finally:
+        os.chdir(before)
+
+
+def test_the_requirements_are_the_packages_of_lrtut_at_the_checked_versions():
+    text = (BINDER / "requirements.txt").read_text(encoding="utf-8")
+    asked, checked = pins(text), pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert set(asked) == {re.match(r"[\w-]+", requirement)[0] for requirement in needed}
+    for name, version in asked.items():
+        cpu = "+cpu" if name in ("torch", "torchvision") else ""
+        assert version == checked[name].split("+")[0] + cpu, name
+    others = [line for line in text.splitlines() if line and "==" not in line and not line.startswith("#")]
+    assert others == [CPU_INDEX]
+
+
+def test_binder_installs_the_small_build_with_pip_and_the_package_without_dependencies(dockerfile):
+    buildpack, text = dockerfile
+    assert type(buildpack).__name__ == "PythonBuildPack" and buildpack.binder_dir == "binder"
+    asked = (BINDER / "runtime.txt").read_text().strip()
+    assert asked == f"python-{buildpack.python_version}"
+    assert f"conda/environment.py-{buildpack.python_version}-linux-64.lock" in buildpack.get_build_script_files()
+
+    requirements = text.index('pip install --no-cache-dir -r "binder/requirements.txt"')
+    repository, after = text.index("COPY --chown=1000:1000 src/ ${REPO_DIR}/"), text.index("RUN ./binder/postBuild")
+    assert requirements < repository < after  # a new lesson does not install torch anew
+    installs = re.findall(r"^RUN .*pip install.*$|^.*env update.*$", text, re.M)
+    assert len(installs) == 1, "environment.yml and pyproject.toml are not for Binder"
+
+    script = (BINDER / "postBuild").read_text()
+    assert script.startswith("#!") and "\r" not in script
+    assert re.findall(r"pip install (.+)", script) == ["--no-cache-dir --no-deps --editable ."]
+
+
+def test_the_python_is_one_that_the_course_is_tested_with():
+    version = (BINDER / "runtime.txt").read_text().strip().removeprefix("python-")
+    assert f'"{version}"' in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_each_lesson_fits_in_binders_memory(tmp_path):
+    outcomes = execution.execute_all(find_lessons(ROOT), tmp_path)
+    print(f"\n{execution.table(outcomes)}")
+    assert not [o for o in outcomes if o.error]
+    assert {o.name: o.peak_memory for o in outcomes if not 100e6 < o.peak_memory < MOST_MB * 1e6} == {}

@@ -1,0 +1,177 @@
+"""The notebooks on a machine with Colab's packages, and without a checkout or lrtut: `uv run pytest -m slow tests/test_colab.py`.
+
+Makes an environment of tests/environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on
+the same disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import pytest
+from copies import ROOT, copy_checkout
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from lrtut.cli import find_lessons
+from lrtut.version import repository
+
+LESSONS = find_lessons(ROOT)
+PACKAGES = ROOT / "tests" / "environments" / "colab.txt"
+COLABS_PYTHON = "3.13"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("colab"),  # one environment: one worker
+    pytest.mark.skipif(sys.platform != "linux", reason="Colab is Linux"),
+    pytest.mark.skipif(not shutil.which("uv"), reason="uv makes the environment"),
+]
+
+
+def uv(*arguments):
+    quiet = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT")}
+    done = subprocess.run(["uv", *map(str, arguments)], env=quiet, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def colabs_python():
+    """An interpreter of Colab's version where this machine has one; else the one that runs the tests."""
+    found = subprocess.run(
+        ["uv", "python", "find", "--no-python-downloads", COLABS_PYTHON], capture_output=True, text=True
+    )
+    pyenv = sorted(
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{COLABS_PYTHON}.*/bin/python")
+    )
+    return found.stdout.strip() or str(pyenv[-1] if pyenv else sys.executable)
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Colab's packages, without lrtut; the path of its Python."""
+    interpreter = colabs_python()
+    folder = ROOT / "build" / "environments" / "colab"
+    python, stamp = folder / "bin" / "python", folder / "made_of.txt"
+    asked = f"{interpreter}\n{PACKAGES.read_text()}"
+    # Made anew where something else is asked for, or where a failed test left other packages there.
+    if not stamp.is_file() or stamp.read_text() != asked + "\n".join(sorted(freeze(python))):
+        uv("venv", "--quiet", "--clear", "--python", interpreter, folder)
+        uv("pip", "install", "--quiet", "--python", python, "--requirement", PACKAGES)
+        stamp.write_text(asked + "\n".join(sorted(freeze(python))))
+    return python
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Environment variables that make git read the repository's address as a copy of this checkout."""
+    copy = copy_checkout(tmp_path_factory.mktemp("repository"))
+    return rewrite(copy.as_uri())
+
+
+def rewrite(url):
+    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{url}.insteadOf", "GIT_CONFIG_VALUE_0": repository()}
+
+
+@pytest.fixture
+def colab(environment, address, tmp_path, monkeypatch):
+    """Executes a notebook from the single file in an otherwise empty folder, on a machine like Colab's."""
+    uv("pip", "uninstall", "--quiet", "--python", environment, "lrtut")
+    for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**address, "LRTUT_DATA": "digits", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    def execute(document):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        nbformat.write(document, folder / "lesson.ipynb")
+        document = nbformat.read(folder / "lesson.ipynb", as_version=4)
+        manager = KernelManager()
+        argv = [str(environment), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        manager._kernel_spec = KernelSpec(argv=argv, display_name="Colab", language="python")
+        try:
+            NotebookClient(document, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+        finally:
+            manager.shutdown_kernel(now=True)
+        return document
+
+    return execute
+
+
+def freeze(python):
+    lines = uv("pip", "freeze", "--python", python).splitlines()
+    return {line for line in lines if not line.startswith("lrtut")}
+
+
+def setup_of(path):
+    """The notebook cut down to its setup cell, and a cell that says what is there."""
+    document = nbformat.read(path, as_version=4)
+    say = nbformat.v4.new_code_cell("import sys\nprint(lrtut.__file__, sys.version_info[:2], torch.__version__)")
+    document.cells = [document.cells[1], say]
+    return document
+
+
+def seconds_to_first_figure(done):
+    """From the start of the first cell to the end of the first that shows a figure, as the kernel told it."""
+    cells = [cell for cell in done.cells if cell.cell_type == "code"]
+    drawn = next(cell for cell in cells if any("<img" in o.get("data", {}).get("text/html", "") for o in cell.outputs))
+    first, last = cells[0].metadata.execution["iopub.status.busy"], drawn.metadata.execution["iopub.status.idle"]
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
+
+
+def text_of(cell):
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_from_its_single_file(colab, environment, path):
+    before, start = freeze(environment), time.monotonic()
+    done = colab(nbformat.read(path, as_version=4))  # raises where a cell fails
+    print(
+        f"{path.stem}: {time.monotonic() - start:.0f} s, its first figure after {seconds_to_first_figure(done):.0f} s"
+    )
+    assert freeze(environment) == before and "torch==2.11.0" in before
+    setup = done.cells[1]
+    assert setup.id == "setup" and all(output.get("name") == "stdout" for output in setup.outputs)
+    # Nothing but IPython's own line after every %pip.
+    assert re.fullmatch(r"(\s*Note: you may need to restart the kernel to use updated packages\.)?\s*", text_of(setup))
+
+
+def test_where_lrtut_is_nothing_is_installed_and_another_edition_says_what_to_do(colab, monkeypatch):
+    colab(setup_of(LESSONS[0]))
+    for name, value in rewrite("file:///no/such/repository").items():
+        monkeypatch.setenv(name, value)
+    setup, said = colab(setup_of(LESSONS[-1])).cells
+    assert setup.outputs == [] and "site-packages/lrtut/__init__.py" in text_of(said)
+    for edition, says in (("0.0", "an older copy"), ("9.9", "too old for this notebook")):
+        document = setup_of(LESSONS[0])
+        asked = re.sub(r'require\("[\d.]+"\)', f'require("{edition}")', document.cells[0].source)
+        assert asked != document.cells[0].source
+        document.cells[0].source = asked
+        with pytest.raises(CellExecutionError, match=f"VersionError.*{says}"):
+            colab(document)
+
+
+def test_a_folder_called_lrtut_is_no_lrtut(colab):
+    """As after `git clone` beside the notebook."""
+    document = setup_of(LESSONS[0])
+    document.cells.insert(0, nbformat.v4.new_code_cell("import os\nos.makedirs('lrtut/notebooks')"))
+    assert "site-packages/lrtut/__init__.py" in text_of(colab(document).cells[-1])
+
+
+def test_a_failed_install_says_what_to_do(colab, monkeypatch):
+    for name, value in rewrite("file:///no/such/repository").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(CellExecutionError) as error:
+        colab(setup_of(LESSONS[0]))
+    last = re.sub(r"\x1b\[[\d;]*m", "", str(error.value))
+    assert "No module named 'lrtut'" in last
+    assert re.search(r"-> \d+ import lrtut *# If this fails: .* run this cell again", last)

@@ -1,0 +1,184 @@
+"""Faults of models, losses and batches: in train, evaluate and lr_range_test, a clear error or what was designed."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lrtut import NoSuggestion, evaluate, lr_range_test, train
+
+
+def network(*between):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), *between, nn.ReLU(), nn.Linear(8, 3))
+
+
+def batch(n=10):
+    generator = torch.Generator().manual_seed(n)
+    return torch.randn(n, 4, generator=generator), torch.arange(n) % 3
+
+
+def training(model, data, loss_fn=F.cross_entropy):
+    return train(model, torch.optim.SGD(model.parameters(), lr=0.1), data, epochs=2, loss_fn=loss_fn, progress=False)
+
+
+def range_test(model, data, loss_fn=F.cross_entropy):
+    return lr_range_test(model, torch.optim.SGD(model.parameters(), lr=0.1), data, loss_fn, progress=False)
+
+
+everywhere = pytest.mark.parametrize("use", [training, evaluate, range_test])
+in_training = pytest.mark.parametrize("use", [training, range_test])
+
+
+def state(model):
+    return [t.clone() for t in model.state_dict().values()]
+
+
+def same(before, model):
+    return all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+
+
+class Broken(nn.Module):
+    """Hands on NaN from its `after`-th call on."""
+
+    def __init__(self, after=1):
+        super().__init__()
+        self.calls, self.after = 0, after
+
+    def forward(self, x):
+        self.calls += 1
+        return x * math.nan if self.calls >= self.after else x
+
+
+def test_nan_ends_training_as_divergence():
+    history = training(network(Broken(after=3)), [batch()] * 4)
+    assert history.diverged and len(history.loss) == len(history.lrs) == 3
+    assert all(map(math.isfinite, history.loss[:2])) and math.isnan(history.loss[2])
+
+
+def test_nan_is_what_evaluate_returns():
+    loss, accuracy = evaluate(network(Broken()), [batch()])
+    assert math.isnan(loss) and 0 <= accuracy <= 1
+
+
+def test_nan_stops_a_range_test_that_says_where_and_restores_the_model():
+    model = network(Broken())
+    before = state(model)
+    test = range_test(model, [batch()])
+    assert len(test.loss) == 1 and math.isnan(test.loss[0]) and same(before, model)
+    with pytest.raises(NoSuggestion, match="the loss was nan at the first step"):
+        test.suggestion()
+    later = range_test(network(Broken(after=30)), [batch()])
+    assert len(later.loss) == 30 and math.isnan(later.loss[-1]) and math.isfinite(later.loss[-2])
+
+
+@everywhere
+def test_loss_of_many_numbers(use):
+    with pytest.raises(ValueError, match=r"the loss is of shape \[10\].*reduction='mean'"):
+        use(network(), [batch()], lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none"))
+
+
+@everywhere
+def test_loss_that_is_no_tensor(use):
+    with pytest.raises(TypeError, match=r"loss_fn returned 1\.5: it must return a tensor"):
+        use(network(), [batch()], lambda outputs, targets: 1.5)
+
+
+@everywhere
+def test_loss_of_one_number_in_a_list_is_a_number(use):
+    def wrapped(outputs, targets):
+        return F.cross_entropy(outputs, targets).reshape(1)
+
+    def record(result):
+        return result.loss if use is training else result[0] if use is evaluate else result.loss.tolist()
+
+    assert record(use(network(), [batch()], wrapped)) == record(use(network(), [batch()]))
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "wrong, words", [([3], "3"), ([-1], "-1"), ([10, 7, 10], "7, 10"), (list(range(3, 12)), "3, 4, 5, 6, 7")]
+)
+def test_targets_out_of_range(use, wrong, words):
+    inputs, targets = batch()
+    targets[: len(wrong)] = torch.tensor(wrong)
+    model = network()
+    before = state(model)
+    with pytest.raises(ValueError, match=rf"targets hold {words}, but the model has 3 outputs, for the classes 0 to 2"):
+        use(model, [(inputs, targets)])
+    assert same(before, model)
+
+
+@everywhere
+def test_targets_that_torch_leaves_out_are_none_of_them(use):
+    inputs, targets = batch()
+    targets[0] = -100
+    use(network(), [(inputs, targets)])
+    targets[1] = 5
+    with pytest.raises(ValueError, match="targets hold 5, but"):
+        use(network(), [(inputs, targets)])
+
+
+@everywhere
+def test_other_errors_of_a_model_or_a_loss_are_its_own(use):
+    class Fails(nn.Module):
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def forward(self, x):
+            raise self.error
+
+    def loss_fn(outputs, targets):
+        raise IndexError("my own")
+
+    for error in (IndexError("my own"), ValueError("my own")):
+        with pytest.raises(type(error), match="^my own$"):
+            use(network(Fails(error)), [batch(1)])
+    with pytest.raises(IndexError, match="^my own$"):
+        use(network(), [batch()], loss_fn)
+
+
+@everywhere
+def test_batch_without_a_sample(use):
+    inputs, targets = batch()
+    with pytest.raises(ValueError, match=r"a batch holds no sample: .*\[0, 4\].*Leave it out"):
+        use(network(), [(inputs, targets), (inputs[:0], targets[:0])])
+
+
+@in_training
+def test_batch_of_one_for_batchnorm(use):
+    model = network(nn.BatchNorm1d(8))
+    with pytest.raises(
+        ValueError, match=r"a batch of one sample, of shape \[1, 4\], and BatchNorm needs two.*drop_last"
+    ):
+        use(model, [batch(1)])
+    use(network(), [batch(1)])  # without BatchNorm, one will do
+
+
+def test_batch_of_one_for_batchnorm_is_fine_where_its_running_means_are_used():
+    model = network(nn.BatchNorm1d(8))
+    loss, _ = evaluate(model, [batch(1)])
+    assert math.isfinite(loss) and model.training
+    images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 3))
+    one = (torch.randn(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))
+    assert len(training(images, [one]).loss) == 2  # one image has many pixels a channel
+
+
+@in_training
+def test_bad_batch_leaves_a_range_test_undone_and_a_training_at_its_last_step(use):
+    model, (inputs, targets) = network(), batch()
+    before = state(model)
+    with pytest.raises(ValueError, match="targets hold 9"):
+        use(model, [(inputs, targets), (inputs, targets + 9)])
+    assert same(before, model) == (use is range_test)
+    assert not any(t.isnan().any() for t in model.state_dict().values())
+
+
+@everywhere
+def test_integer_inputs(use):
+    inputs, targets = batch()
+    with pytest.raises(TypeError, match="inputs are torch.int64.*lrtut.batches"):
+        use(network(), [(inputs.long(), targets)])
