@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -19,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorData
 
 import lrtut
 from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, train
-from lrtut.rules import ONE_CYCLE, RULES
+from lrtut.rules import LEAST, ONE_CYCLE, RULES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -805,6 +806,24 @@ def test_example_of_the_page_runs_and_is_true(block, check, monkeypatch):
     assert before[1] == after[1]
     assert all(p.grad is None for p in example["model"].parameters())
     check(example)
+
+
+def test_a_record_can_be_changed_in_no_way():
+    model = network()
+    test = sweep(model, sgd(model))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        test.divisor = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        test.lrs[0] = 1.0
+
+
+def test_as_many_points_as_needed_are_enough_and_the_rule_is_known_by_its_name():
+    lrs = np.geomspace(1e-3, 1.0, LEAST)
+    loss = 1 + np.log10(lrs / 0.1) ** 2
+    test = RangeTest(lrs[:, None], loss, divisor=3.0)
+    assert test.suggestion("".join(["mini", "mum"])) == RULES["minimum"](lrs, loss) / 3
+    with pytest.raises(NoSuggestion, match="19 usable points"):
+        RangeTest(lrs[1:, None], loss[1:]).suggestion()
 
 
 # --- the bar ------------------------------------------------------------------------------------------------------
