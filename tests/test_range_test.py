@@ -817,6 +817,20 @@ def test_a_record_can_be_changed_in_no_way():
         test.lrs[0] = 1.0
 
 
+def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
+    watch = sys.modules["lrtut.range_test"]._Watch()
+    for loss in [1.0] * 5 + [3.0] * 5:  # median 2, of nine 1: a ceiling of 8, or 4
+        assert not watch.diverged(0.1, loss)
+    assert not watch.diverged(0.2, 7.9) and not watch.diverged(2.0, 7.9)
+    assert not watch.diverged(2.0, 8.1) and watch.diverged(4.0, 8.1)
+
+
+def test_an_infinite_rate_is_refused_whichever_object_it_is():
+    model = network()
+    with pytest.raises(ValueError, match="end_lr=inf: give a rate above zero"):
+        sweep(model, sgd(model), end_lr=float("inf"))
+
+
 def test_as_many_points_as_needed_are_enough_and_the_rule_is_known_by_its_name():
     lrs = np.geomspace(1e-3, 1.0, LEAST)
     loss = 1 + np.log10(lrs / 0.1) ** 2
