@@ -143,6 +143,18 @@ def test_a_rate_that_is_a_tensor_is_recorded_as_the_step_saw_it_and_never_writte
     assert optimizer.param_groups[0]["lr"] is shared and optimizer.param_groups[2]["lr"] is shared
 
 
+def test_the_rate_of_a_single_group_stays_a_tensor_where_it_was_one():
+    model = network()
+    optimizer, seen = sgd(model, lr=torch.tensor(0.1)), []
+
+    def loss_fn(outputs, targets):
+        seen.append(type(optimizer.param_groups[0]["lr"]))
+        return F.cross_entropy(outputs, targets)
+
+    sweep(model, optimizer, loss_fn=loss_fn)
+    assert set(seen) == {torch.Tensor}
+
+
 @pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
 def test_groups_without_ratios_are_refused(rates):
     model, optimizer = three_groups((0.1, 0.1, 0.1))

@@ -224,6 +224,15 @@ def test_a_history_of_nothing_is_empty():
     assert History() == History([], [], [], [], 0, False) and History().to_dicts() == []
 
 
+def test_batches_of_128_unless_told_otherwise():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)) if module.training else None)
+    train(model, optimizer, digits(260), epochs=1)
+    assert sizes == [128, 128]
+
+
 def test_digits_may_come_with_other_validation_batches():
     data = digits()
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
