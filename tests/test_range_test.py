@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import lrtut
-from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, train
+from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, rules, train
 from lrtut.rules import LEAST, ONE_CYCLE, RULES
 
 
@@ -115,8 +115,8 @@ def test_groups_keep_their_ratios(rates, ratios):
         used.append([group["lr"] for group in optimizer.param_groups])
         return F.cross_entropy(outputs, targets)
 
-    test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
-    assert test.lrs.tolist() == used
+    test = sweep(model, optimizer, start_lr=0.03, end_lr=0.7, loss_fn=loss_fn)
+    assert test.lrs.tolist() == used and test.lr[0] == 0.03
     assert test.lrs / test.lr[:, None] == pytest.approx(np.tile(ratios, (25, 1)))
     assert [group["lr"] for group in optimizer.param_groups] == list(rates)
 
@@ -155,7 +155,7 @@ def test_the_rate_of_a_single_group_stays_a_tensor_where_it_was_one():
     assert set(seen) == {torch.Tensor}
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
+@pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (-0.1, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, float("inf"), 0.1)])
 def test_groups_without_ratios_are_refused(rates):
     model, optimizer = three_groups((0.1, 0.1, 0.1))
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
@@ -837,6 +837,17 @@ def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
     assert not watch.diverged(2.0, 8.1) and watch.diverged(4.0, 8.1)
 
 
+@pytest.mark.parametrize("scale", ["exponential", "linear"])
+def test_the_last_rate_is_the_one_that_was_asked_for(scale):
+    model, end = network(), 0.7
+    for start in (0.1, 0.003, 1e-5):
+        test = sweep(
+            model, sgd(model), start_lr=start, end_lr=end, scale="".join(list(scale)), stop_when_diverged=False
+        )
+        assert test.lr[0] == start and test.lr[-1] == end
+        assert (test.lr[1] / start > 1.05) and (scale == "linear") == bool(np.allclose(np.diff(test.lr, 2), 0))
+
+
 def test_an_infinite_rate_is_refused_whichever_object_it_is():
     model = network()
     with pytest.raises(ValueError, match="end_lr=inf: give a rate above zero"):
@@ -850,6 +861,61 @@ def test_as_many_points_as_needed_are_enough_and_the_rule_is_known_by_its_name()
     assert test.suggestion("".join(["mini", "mum"])) == RULES["minimum"](lrs, loss) / 3
     with pytest.raises(NoSuggestion, match="19 usable points"):
         RangeTest(lrs[1:, None], loss[1:]).suggestion()
+
+
+# --- the rules, by hand -------------------------------------------------------------------------------------------
+
+
+def test_trailing_is_the_weighted_mean_of_what_came_before():
+    losses = np.random.default_rng(0).uniform(1, 3, 50)
+    for i, mean in enumerate(rules.trailing(losses, beta=0.9)):
+        weights = 0.9 ** np.arange(i, -1, -1)
+        assert mean == pytest.approx(np.average(losses[: i + 1], weights=weights))
+    assert (rules.trailing(losses) == rules.trailing(losses, beta=0.98)).all()
+
+
+def test_valley_is_half_way_down_the_longest_fall():
+    lrs = np.geomspace(1e-3, 1.0, 30)
+    assert rules.valley(lrs, np.linspace(3, 1, 30)) == lrs[14]
+
+
+def test_steepest_may_be_at_the_minimum_itself():
+    lrs = 10.0 ** np.arange(-6, 0)  # so far apart that the smoothing does nothing
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 4.7, 4.3, 3.5, 1.9])) == pytest.approx(0.1)
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 2.0, 1.8, 1.7, 9.0])) == pytest.approx(1e-4)
+
+
+def test_a_loss_that_still_falls_gives_no_minimum_unless_the_sweep_broke():
+    losses = np.geomspace(3, 1, len(GRID))
+    with pytest.raises(NoSuggestion, match="still falls at the end"):
+        rules.minimum(GRID, losses)
+    assert rules.minimum(GRID, losses, broke=True) == pytest.approx(GRID[-1], rel=0.5)
+
+
+def test_noise_around_a_trend_is_estimated_and_a_fall_must_be_four_times_what_is_left_of_it():
+    noise = 0.1 * np.random.default_rng(0).standard_normal(5000)
+    assert rules._noise(np.linspace(5, 1, 5000) + noise) == pytest.approx(0.1, rel=0.06)
+
+    def suggests(depth):
+        try:
+            rules.minimum(GRID, np.exp(depth * fall + noise[: len(GRID)]), broke=True)
+        except NoSuggestion as why:
+            assert "fell by less than its noise" in str(why)
+            return False
+        return True
+
+    fall = np.linspace(1, 0, len(GRID))
+    low, high = 0.0, 1.0  # none suggested, one suggested
+    assert not suggests(low) and suggests(high)
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if suggests(middle) else (middle, high)
+    losses = high * fall + noise[: len(GRID)]
+    smoothed = np.log(rules.smooth(GRID, np.exp(losses)))
+    lowest = smoothed.argmin()
+    left = rules._noise(losses) * np.sqrt((rules._kernel(GRID, rules.WIDTH) ** 2).sum(axis=1))
+    falls = (smoothed - smoothed[lowest])[: lowest + 1] / np.hypot(left, left[lowest])[: lowest + 1]
+    assert falls.max() == pytest.approx(4.0, rel=0.02)
 
 
 # --- the bar ------------------------------------------------------------------------------------------------------
