@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import gc
 import json
 import math
 import os
@@ -52,7 +53,7 @@ TESTS = {
 # Imported once, before the forks.
 WARM = (
     "torch torch.optim.swa_utils torch.utils.data matplotlib.pyplot tqdm.auto ipywidgets sklearn.datasets loky psutil "
-    "IPython.display nbclient nbmake.pytest_items hypothesis.strategies hypothesis.extra.numpy pytest pytest_cov.plugin"
+    "IPython.display nbclient nbconvert nbmake.pytest_items hypothesis.strategies hypothesis.extra.numpy pytest pytest_cov.plugin"
 ).split()
 
 
@@ -216,9 +217,7 @@ class Place:
         hypothesis.settings.register_profile("mutants", max_examples=20, derandomize=True, database=None, deadline=None)
         hypothesis.settings.load_profile("mutants")
         picked = Picked(order)
-        options = (
-            "-x -q -n 0 --tb=line -p no:nbmake -p no:cacheprovider -o addopts= --hypothesis-profile=mutants".split()
-        )
+        options = "-x -q -n 0 --tb=line -p no:nbmake -p no:anyio -p no:cacheprovider -o addopts= --hypothesis-profile=mutants".split()
         left_out = [f"--deselect={name}" for name in LEFT_OUT]
         status = pytest.main([*options, "-m", "not slow", *left_out, *arguments], plugins=[picked])
         if order is None:
@@ -335,6 +334,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     for name in WARM:
         __import__(name)
+    gc.collect()
+    gc.freeze()  # pytest collects garbage a few times: half of a mutant's time, if all this were looked through
     kept = ROOT / "build" / "mutants"
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lrtut-mutants-") as folder:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -18,8 +19,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import lrtut
-from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, train
-from lrtut.rules import ONE_CYCLE, RULES
+from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, rules, train
+from lrtut.rules import LEAST, ONE_CYCLE, RULES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -114,8 +115,8 @@ def test_groups_keep_their_ratios(rates, ratios):
         used.append([group["lr"] for group in optimizer.param_groups])
         return F.cross_entropy(outputs, targets)
 
-    test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
-    assert test.lrs.tolist() == used
+    test = sweep(model, optimizer, start_lr=0.03, end_lr=0.7, loss_fn=loss_fn)
+    assert test.lrs.tolist() == used and test.lr[0] == 0.03
     assert test.lrs / test.lr[:, None] == pytest.approx(np.tile(ratios, (25, 1)))
     assert [group["lr"] for group in optimizer.param_groups] == list(rates)
 
@@ -142,7 +143,19 @@ def test_a_rate_that_is_a_tensor_is_recorded_as_the_step_saw_it_and_never_writte
     assert optimizer.param_groups[0]["lr"] is shared and optimizer.param_groups[2]["lr"] is shared
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, math.inf, 0.1)])
+def test_the_rate_of_a_single_group_stays_a_tensor_where_it_was_one():
+    model = network()
+    optimizer, seen = sgd(model, lr=torch.tensor(0.1)), []
+
+    def loss_fn(outputs, targets):
+        seen.append(type(optimizer.param_groups[0]["lr"]))
+        return F.cross_entropy(outputs, targets)
+
+    sweep(model, optimizer, loss_fn=loss_fn)
+    assert set(seen) == {torch.Tensor}
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (-0.1, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, float("inf"), 0.1)])
 def test_groups_without_ratios_are_refused(rates):
     model, optimizer = three_groups((0.1, 0.1, 0.1))
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
@@ -805,6 +818,142 @@ def test_example_of_the_page_runs_and_is_true(block, check, monkeypatch):
     assert before[1] == after[1]
     assert all(p.grad is None for p in example["model"].parameters())
     check(example)
+
+
+def test_a_record_can_be_changed_in_no_way():
+    model = network()
+    test = sweep(model, sgd(model))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        test.divisor = 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        test.lrs[0] = 1.0
+
+
+def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
+    watch = sys.modules["lrtut.range_test"]._Watch()
+    for loss in [1.0] * 5 + [3.0] * 5:  # median 2, of nine 1: a ceiling of 8, or 4
+        assert not watch.diverged(0.1, loss)
+    assert not watch.diverged(0.2, 7.9) and not watch.diverged(2.0, 7.9)
+    assert not watch.diverged(2.0, 8.1) and watch.diverged(4.0, 8.1)
+
+
+@pytest.mark.parametrize("scale", ["exponential", "linear"])
+def test_the_last_rate_is_the_one_that_was_asked_for(scale):
+    model, end = network(), 0.9  # where both grids, from 0.3, would end in a rounding error beside it
+    for start in (0.3, 0.003, 1e-5):
+        test = sweep(
+            model, sgd(model), start_lr=start, end_lr=end, scale="".join(list(scale)), stop_when_diverged=False
+        )
+        assert test.lr[0] == start and test.lr[-1] == end
+        assert (scale == "linear") == bool(np.allclose(np.diff(test.lr, 2), 0))
+
+
+class Elsewhere:
+    """Stands in for a tensor on another device."""
+
+    is_cpu = False
+
+    def __init__(self, tensor):
+        self.tensor, self.moved = tensor, 0
+
+    def to(self, device):
+        self.moved += 1
+        return self.tensor.to(device)
+
+
+def test_a_batch_is_moved_to_the_models_device_where_it_is_not_there_and_left_alone_where_it_is(monkeypatch):
+    def losses(data=None):
+        model = network()
+        return sweep(model, sgd(model), data).loss.tolist()
+
+    expected = losses()
+    for place_x, place_y in ((Elsewhere, Elsewhere), (Elsewhere, lambda t: t), (lambda t: t, Elsewhere)):
+        data = [(place_x(x), place_y(y)) for x, y in pairs()]
+        assert losses(data) == expected
+        assert all(part.moved for batch in data for part in batch if isinstance(part, Elsewhere))
+    with monkeypatch.context() as patch:  # a move that does nothing costs time all the same
+        patch.setattr(torch.Tensor, "to", lambda *_, **__: pytest.fail("moved"))
+        assert losses() == expected
+    seen = []
+
+    def forward(model, inputs, targets, loss_fn):  # the meta device has shapes and no numbers
+        seen.append((inputs.device.type, targets.device.type))
+        return None, torch.ones((), requires_grad=True)
+
+    monkeypatch.setattr("lrtut.range_test.forward", forward)
+    m = network().to("meta")
+    sweep(m, sgd(m))
+    assert set(seen) == {("meta", "meta")}
+
+
+def test_an_infinite_rate_is_refused_whichever_object_it_is():
+    model = network()
+    with pytest.raises(ValueError, match="end_lr=inf: give a rate above zero"):
+        sweep(model, sgd(model), end_lr=float("inf"))
+
+
+def test_as_many_points_as_needed_are_enough_and_the_rule_is_known_by_its_name():
+    lrs = np.geomspace(1e-3, 1.0, LEAST)
+    loss = 1 + np.log10(lrs / 0.1) ** 2
+    test = RangeTest(lrs[:, None], loss, divisor=3.0)
+    assert test.suggestion("".join(["mini", "mum"])) == RULES["minimum"](lrs, loss) / 3
+    with pytest.raises(NoSuggestion, match="19 usable points"):
+        RangeTest(lrs[1:, None], loss[1:]).suggestion()
+
+
+# --- the rules, by hand -------------------------------------------------------------------------------------------
+
+
+def test_trailing_is_the_weighted_mean_of_what_came_before():
+    losses = np.random.default_rng(0).uniform(1, 3, 50)
+    for i, mean in enumerate(rules.trailing(losses, beta=0.9)):
+        weights = 0.9 ** np.arange(i, -1, -1)
+        assert mean == pytest.approx(np.average(losses[: i + 1], weights=weights))
+    assert (rules.trailing(losses) == rules.trailing(losses, beta=0.98)).all()
+
+
+def test_valley_is_half_way_down_the_longest_fall():
+    lrs = np.geomspace(1e-3, 1.0, 30)
+    assert rules.valley(lrs, np.linspace(3, 1, 30)) == lrs[14]
+
+
+def test_steepest_may_be_at_the_minimum_itself():
+    lrs = 10.0 ** np.arange(-6, 0)  # so far apart that the smoothing does nothing
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 4.7, 4.3, 3.5, 1.9])) == pytest.approx(0.1)
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 2.0, 1.8, 1.7, 9.0])) == pytest.approx(1e-4)
+
+
+def test_a_loss_that_still_falls_gives_no_minimum_unless_the_sweep_broke():
+    losses = np.geomspace(3, 1, len(GRID))
+    with pytest.raises(NoSuggestion, match="still falls at the end"):
+        rules.minimum(GRID, losses)
+    assert rules.minimum(GRID, losses, broke=True) == pytest.approx(GRID[-1], rel=0.5)
+
+
+def test_noise_around_a_trend_is_estimated_and_a_fall_must_be_four_times_what_is_left_of_it():
+    noise = 0.1 * np.random.default_rng(0).standard_normal(5000)
+    assert rules._noise(np.linspace(5, 1, 5000) + noise) == pytest.approx(0.1, rel=0.06)
+
+    def suggests(depth):
+        try:
+            rules.minimum(GRID, np.exp(depth * fall + noise[: len(GRID)]), broke=True)
+        except NoSuggestion as why:
+            assert "fell by less than its noise" in str(why)
+            return False
+        return True
+
+    fall = np.linspace(1, 0, len(GRID))
+    low, high = 0.0, 1.0  # none suggested, one suggested
+    assert not suggests(low) and suggests(high)
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if suggests(middle) else (middle, high)
+    losses = high * fall + noise[: len(GRID)]
+    smoothed = np.log(rules.smooth(GRID, np.exp(losses)))
+    lowest = smoothed.argmin()
+    left = rules._noise(losses) * np.sqrt((rules._kernel(GRID, rules.WIDTH) ** 2).sum(axis=1))
+    falls = (smoothed - smoothed[lowest])[: lowest + 1] / np.hypot(left, left[lowest])[: lowest + 1]
+    assert falls.max() == pytest.approx(4.0, rel=0.02)
 
 
 # --- the bar ------------------------------------------------------------------------------------------------------

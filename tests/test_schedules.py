@@ -184,6 +184,7 @@ def test_preview_of_plateau_wants_a_metric():
         preview(make, lr=1.0, steps=3, metric=[1.0, 1.0])
     expected = [1.0, 1.0, 0.5, 0.25]
     assert preview(make, lr=1.0, steps=4, metric=[1.0] * 4)[:, 0].tolist() == expected
+    assert preview(make, lr=1.0, steps=4, metric=[1.0] * 9)[:, 0].tolist() == expected  # the rest is not needed
     assert preview(make, lr=1.0, steps=4, metric=lambda step: 1.0)[:, 0].tolist() == expected
 
 

@@ -1,6 +1,7 @@
 import copy
 import math
 import signal
+import sys
 
 import pytest
 import torch
@@ -239,6 +240,36 @@ def test_a_history_of_nothing_is_empty():
     assert History() == History([], [], [], [], 0, False) and History().to_dicts() == []
 
 
+def test_batches_of_128_unless_told_otherwise():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    sizes = []
+    model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)) if module.training else None)
+    train(model, optimizer, digits(260), epochs=1)
+    assert sizes == [128, 128]
+
+
+def test_the_bar_counts_steps_and_can_be_left_out(monkeypatch):
+    made = []
+
+    class Spy(sys.modules["lrtut.training"].tqdm):
+        def __init__(self, **kwargs):
+            made.append((kwargs, self))
+            super().__init__(**kwargs)
+
+        def update(self, n=1):
+            self.counted = getattr(self, "counted", 0) + n
+            return super().update(n)
+
+    monkeypatch.setattr("lrtut.training.tqdm", Spy)
+    for progress in (True, False):
+        model, optimizer, data = setting()
+        train(model, optimizer, data, epochs=3, progress=progress)
+        kwargs, bar = made.pop()
+        kept = {"desc": "train", "unit": "step", "delay": 2, "leave": False}
+        assert kwargs == kept | {"total": 12, "disable": not progress} and bar.counted == 12
+
+
 def test_digits_may_come_with_other_validation_batches():
     data = digits()
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
@@ -268,6 +299,18 @@ def test_one_cycle_that_does_not_match():
     assert len(train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch").lr) == 8
     with pytest.raises(ValueError, match="0 steps left"):  # used up
         train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch")
+
+
+def test_one_cycle_goes_on_where_it_was():
+    model, optimizer, data = setting(momentum=0.9)
+    cycle = OneCycleLR(optimizer, 0.1, total_steps=8)
+    for _ in range(4):
+        optimizer.step()
+        cycle.step()
+    assert len(train(model, optimizer, data, epochs=1, scheduler=cycle, scheduler_step="batch").lr) == 4
+    cycle = OneCycleLR(optimizer, 0.1, total_steps=300)  # a number that Python does not keep one object for
+    with pytest.raises(ValueError, match="300 steps left, but will be stepped 75 times.*scheduler_step='batch'"):
+        train(model, optimizer, data, epochs=75, scheduler=cycle)
 
 
 def test_plateau_without_validation():
@@ -341,5 +384,9 @@ def test_evaluate_without_classes_and_without_batches():
     x, _ = problem()
     loss, accuracy = evaluate(model, [(x, x[:, :1])], F.mse_loss)
     assert math.isfinite(loss) and math.isnan(accuracy)
+    numbers = (x, torch.zeros(len(x)))  # as many targets as outputs, but no classes
+    assert math.isnan(evaluate(model, [numbers], lambda out, y: F.mse_loss(out[:, 0], y))[1])
+    several = (x, torch.zeros(len(x), 1, dtype=torch.long))
+    assert math.isnan(evaluate(model, [several], lambda out, y: F.mse_loss(out, y.float()))[1])
     with pytest.raises(ValueError, match="no batch"):
         evaluate(model, [])
