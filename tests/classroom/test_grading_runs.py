@@ -54,7 +54,7 @@ def below(process):
     return [process, *process.children(recursive=True)]
 
 
-def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path):
+def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path, ctrl_c):
     root = make_course(tmp_path / "course")
     for student in STUDENTS:
         hand_in(root, student, answer(released(root), decay=f"import time; time.sleep(0.7)\n{STEP_DECAY}"))
