@@ -2,7 +2,7 @@
 
 The truth of a task is a grid of constant rates, three a decade, each trained with three seeds: the validation loss after
 `Task.steps` steps, averaged over the seeds. Each finder is run at its defaults with three seeds; each rate that it
-suggests is trained with the same three seeds, and gets a regret:
+suggests is trained with the grid's seeds, none of which a finder has seen, and gets a regret:
 
     (its loss - the best loss of the grid) / (loss of guessing - the best loss of the grid), held between 0 and 1
 
@@ -172,9 +172,13 @@ def by_folklore(task: Task, seed: int) -> float:
 # --- the truth ------------------------------------------------------------------------------------------------------
 
 
-def final_loss(task: Task, lr: float, seed: int) -> float:
-    """Validation loss (mean cross-entropy, whatever the task trains on) after training at a constant rate."""
+def final_loss(task: Task, lr: float, seed: int, schedule: Callable | None = None) -> float:
+    """Validation loss (mean cross-entropy, whatever the task trains on) after training at a constant rate.
+
+    Or with the scheduler that `schedule(optimizer)` makes, stepped after each batch.
+    """
     model, optimizer, batches = start(task, seed + 100, lr)  # not the initialisation that a finder has seen
+    scheduler = schedule and schedule(optimizer)
     done = 0
     while done < task.steps:
         for x, y in batches:
@@ -182,6 +186,8 @@ def final_loss(task: Task, lr: float, seed: int) -> float:
             loss = task.loss_fn(model(x), y)
             loss.backward()
             optimizer.step()
+            if scheduler:
+                scheduler.step()
             done += 1
             if done % 50 == 0 and not math.isfinite(loss.item()):
                 return math.inf
@@ -281,14 +287,14 @@ def report(records: dict) -> str:
     return "\n\n".join(parts)
 
 
-def write_readme(text: str) -> None:
-    """Put the tables between the two marks in README.md."""
+def write_readme(text: str, mark: str = "finders") -> None:
+    """Put the tables between the two marks of that name in README.md."""
     path = HERE / "README.md"
     page = path.read_text()
-    marks = r"(<!-- finders -->\n).*?(\n<!-- /finders -->)"
+    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
     if not re.search(marks, page, re.S):
-        raise SystemExit("benchmarks/README.md has lost its marks <!-- finders --> … <!-- /finders -->")
-    path.write_text(re.sub(marks, lambda found: found[1] + text + found[2], page, flags=re.S))
+        raise SystemExit(f"benchmarks/README.md has lost its marks <!-- {mark} --> … <!-- /{mark} -->")
+    path.write_text(re.sub(marks, lambda found: found[1] + text + "\n" + found[2], page, flags=re.S))
 
 
 # --- tuning ---------------------------------------------------------------------------------------------------------
