@@ -23,9 +23,7 @@ import torch
 from finder_tasks import REPORT, Task
 from finders import RESULTS, SEEDS, final_loss, guessing, mean_loss, write_readme, write_whole
 
-from lrtut.rules import ONE_CYCLE
-
-MULTIPLES = (0.5, 1.0, 1.5, ONE_CYCLE, 3.3, 5.0, 7.5)
+MULTIPLES = (0.5, 1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 WAYS = ("constant", "one cycle")
 TASKS = [task for task in REPORT if task.scale == "standard"]
 

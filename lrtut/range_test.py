@@ -84,7 +84,7 @@ class RangeTest:
         return minimum(lrs, losses, broke=len(lrs) < len(self.loss)) / self.divisor
 
     def max_lr(self) -> float:
-        """A `max_lr` for OneCycleLR: about 2.2 × the best constant rate. Raises NoSuggestion, as `suggestion` does."""
+        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.rules.ONE_CYCLE`). Raises NoSuggestion, as `suggestion` does."""
         return ONE_CYCLE * self.suggestion()
 
     def plot(self, ax=None):

@@ -445,7 +445,7 @@ def test_suggestion_is_the_rate_at_the_minimum_over_the_divisor():
 
 def test_max_lr_is_2_2_times_the_suggestion():
     test = curve(noisy(valley(), 0.02))
-    assert test.max_lr() == pytest.approx(2.2 * test.suggestion()) and ONE_CYCLE == 2.2
+    assert test.max_lr() == pytest.approx(3.3 * test.suggestion()) and ONE_CYCLE == 3.3
 
 
 def test_unknown_rule_is_named():
