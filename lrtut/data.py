@@ -12,6 +12,7 @@ import platformdirs
 import torch
 from torch import Tensor
 
+from lrtut.checks import check_whole
 from lrtut.download import FILES, DataError, fill, verify
 
 DIGITS = "digits"
@@ -23,7 +24,7 @@ _VALIDATION = {"MNIST": 5_000, DIGITS: 250}  # images split off the training ima
 _DIGITS_TEST = 297  # the last images
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Digits:
     """Images of handwritten digits and their labels, split three ways.
 
@@ -71,7 +72,7 @@ def load_mnist(
         ValueError: `train_size` below 1, or above the number of training images in MNIST.
     """
     if train_size is not None:
-        _check_whole("train_size", train_size)
+        check_whole("train_size", train_size)
     source, origin = find_data(root)
     if source == DIGITS:
         name, (x, y, x_test, y_test) = DIGITS, _read_digits()
@@ -110,7 +111,7 @@ class Batches:
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool):
         if len(x) != len(y):
             raise ValueError(f"{len(x)} inputs but {len(y)} targets: they must be as many.")
-        _check_whole("batch_size", batch_size)
+        check_whole("batch_size", batch_size)
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
         self.generator = torch.Generator().manual_seed(seed)
@@ -155,11 +156,6 @@ def normalise(x: Tensor) -> Tensor:
         return x
     # One pass over x: (x/255 - mean)/std.
     return x.float().mul_(1 / (255 * MNIST_STD)).sub_(MNIST_MEAN / MNIST_STD)
-
-
-def _check_whole(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: give a whole number of at least 1.")
 
 
 # --- where the data are -----------------------------------------------------------------------------------------

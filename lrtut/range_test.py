@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lrtut.forward import forward
+from lrtut.checks import check_step, check_whole
+from lrtut.forward import backward, device_of, forward, on_device
 from lrtut.group_rates import rate_setter, sweep_rates
 from lrtut.range_plot import plot_range_test
 from lrtut.rules import FIRST, LEAST, ONE_CYCLE, OTHER, PLAIN, RULES, NoSuggestion, ceiling, minimum, smooth, usable
@@ -27,7 +28,7 @@ from lrtut.snapshot import restored
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
 
@@ -121,8 +122,9 @@ def lr_range_test(
     were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.snapshot.restored`).
 
     Args:
-        model: trained in train mode: as it is, if it is in train mode, else after `model.train()`.
-        optimizer: of any kind whose `step()` needs no closure. Its groups keep the ratios of their rates; `start_lr` and
+        model: trained in train mode: as it is, if it is in train mode, else after `model.train()`. (`train` calls that
+            in any case, so there a module in eval mode within a model in train mode trains, and here it does not.)
+        optimizer: of any kind whose `step()` needs no closure (that of LBFGS does: `train_step`). Its groups keep the ratios of their rates; `start_lr` and
             `end_lr` are the first group's.
         batches: an iterable of `(inputs, targets)`, begun anew when it ends: a list, a DataLoader, `lrtut.batches`.
             They are moved to the model's device.
@@ -140,11 +142,15 @@ def lr_range_test(
         progress: show a bar on anything longer than two seconds.
 
     Raises:
-        ValueError: a bad argument, named; no batch; batches that end and cannot be begun anew; a batch without a
-            sample, a loss of many numbers, targets that are no class, a batch of one for BatchNorm.
-        TypeError: integer inputs to a model of floats; a loss that is no tensor.
+        ValueError: a bad argument, named; an optimizer that needs a closure; groups of different rates, the first at
+            zero; a lazy parameter without a value; no batch; batches that end and cannot be begun anew; a batch that
+            is no pair of tensors or has no sample, a loss of many numbers or without a gradient, targets that are no
+            class, a batch of one for BatchNorm.
+        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor.
     """
     _check_arguments(start_lr, end_lr, steps, scale)
+    if train_step is None:
+        check_step(optimizer, "give a train_step that calls it with one")
     rates = sweep_rates(optimizer, start_lr, end_lr, steps, scale)
     losses: list[float] = []
     bar, bar_from = None, time.monotonic() + 2 if progress else math.inf
@@ -153,8 +159,7 @@ def lr_range_test(
             model.train()
         set_rates = rate_setter(optimizer)
         diverged = _Watch().diverged if stop_when_diverged else lambda lr, loss: False
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        on_cpu = device.type == "cpu"
+        device = device_of(model)
         try:
             for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
                 set_rates(row)
@@ -163,11 +168,9 @@ def lr_range_test(
                     model.zero_grad()  # also what the optimizer does not have
                     loss = _as_float(train_step(batch))
                 else:
-                    inputs, targets = batch if type(batch) in (tuple, list) and len(batch) == 2 else _pair(batch)
-                    if not (on_cpu and inputs.is_cpu and targets.is_cpu):
-                        inputs, targets = inputs.to(device), targets.to(device)
+                    inputs, targets = on_device(batch, device, ", or give a train_step that takes it")
                     _, loss = forward(model, inputs, targets, loss_fn)
-                    loss.backward()
+                    backward(loss)
                     optimizer.step()
                     loss = _as_float(loss)
                 losses.append(loss)
@@ -187,23 +190,12 @@ def lr_range_test(
     return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
 
 
-def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """A batch that is neither a tuple nor a list of two."""
-    if not isinstance(batch, dict):
-        try:
-            inputs, targets = batch
-            return inputs, targets
-        except (TypeError, ValueError):
-            pass
-    raise ValueError(
-        f"a batch is a {type(batch).__name__}, not a pair (inputs, targets): give a train_step that takes it."
-    )
-
-
 def _as_float(loss: Tensor | float) -> float:
     try:
         return loss.item() if isinstance(loss, Tensor) else float(loss)
     except (TypeError, ValueError, RuntimeError):
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            raise  # the device's own error
         what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(f"the loss is {what}: a range test needs one number a step (a mean, a sum).") from None
 
@@ -226,6 +218,8 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
 
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner  # a wrapper's, as accelerate has
     plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
     return PLAIN if plain else OTHER
 
@@ -257,7 +251,6 @@ def _check_arguments(start_lr: float, end_lr: float, steps: int, scale: str) -> 
             raise ValueError(f"{name}={value!r}: give a rate above zero.")
     if start_lr >= end_lr:
         raise ValueError(f"start_lr={start_lr!r} is not below end_lr={end_lr!r}: the rate must grow.")
-    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < LEAST:
-        raise ValueError(f"steps={steps!r}: give a whole number of at least {LEAST}.")
+    check_whole("steps", steps, LEAST)
     if scale not in ("exponential", "linear"):
         raise ValueError(f"scale={scale!r}: give 'exponential' or 'linear'.")

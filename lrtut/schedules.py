@@ -20,6 +20,8 @@ from torch.optim import lr_scheduler as torch_schedulers
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import SWALR
 
+from lrtut.checks import check_whole
+
 
 def constant(step: int, *, factor: float = 1.0) -> float:
     """c. Like `ConstantLR` before its `total_iters`."""
@@ -27,13 +29,13 @@ def constant(step: int, *, factor: float = 1.0) -> float:
 
 
 def time_decay(step: int, *, k: float) -> float:
-    """1 / (1 + k t). Half after 1/k steps; no torch class of its own."""
+    """1 / (1 + k t). Half after 1/k steps; no torch class of its own. Bottou (2012), Stochastic Gradient Descent Tricks."""
     return 1 / (1 + k * step)
 
 
 def step_decay(step: int, *, step_size: int, gamma: float) -> float:
     """γ^⌊t / step_size⌋. Like `StepLR`."""
-    _check_steps("step_size", step_size)
+    check_whole("step_size", step_size)
     return gamma ** (step // step_size)
 
 
@@ -44,16 +46,16 @@ def exponential_decay(step: int, *, gamma: float) -> float:
 
 def polynomial_decay(step: int, *, steps: int, power: float = 1.0) -> float:
     """(1 - t/T)^power up to t = T = `steps`, then 0. Like `PolynomialLR`; power 1 is linear decay to zero."""
-    _check_steps("steps", steps)
+    check_whole("steps", steps)
     return (1 - min(step, steps) / steps) ** power
 
 
 def cosine_decay(step: int, *, steps: int, final: float = 0.0) -> float:
     """f + (1 - f) (1 + cos(π t/T)) / 2 up to t = T = `steps`, then f = `final`.
 
-    Like `CosineAnnealingLR` up to T; that one climbs again after it.
+    Like `CosineAnnealingLR` up to T; that one climbs again after it. Loshchilov & Hutter (2016), arXiv 1608.03983.
     """
-    _check_steps("steps", steps)
+    check_whole("steps", steps)
     return final + (1 - final) * (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
 
 
@@ -62,7 +64,7 @@ def linear_warmup(step: int, *, steps: int, start: float = 0.1) -> float:
 
     With s = 0 the first step would be wasted: its rate is 0.
     """
-    _check_steps("steps", steps)
+    check_whole("steps", steps)
     return start + (1 - start) * min(step, steps) / steps
 
 
@@ -74,7 +76,7 @@ def warmup_stable_decay(
     It stays at `final`. Like a `SequentialLR` of three. Source: Hägele et al. (2024),
     arXiv 2405.18392.
     """
-    _check_steps("decay", decay)
+    check_whole("decay", decay)
     if step < warmup:
         return linear_warmup(step, steps=warmup, start=start)
     return 1 - (1 - final) * min(max(step - warmup - stable, 0), decay) / decay
@@ -106,7 +108,7 @@ def preview(
             a ReduceLROnPlateau without a metric or with too few values.
         TypeError: `make_scheduler` returns no scheduler.
     """
-    _check_steps("steps", steps)
+    check_whole("steps", steps)
     rates = [float(rate) for rate in (lr if isinstance(lr, Sequence | np.ndarray) else [lr])]
     for rate in rates:
         if not 0 <= rate < math.inf:
@@ -138,11 +140,6 @@ def check_bound(scheduler: LRScheduler, optimizer: Optimizer, expected: str) -> 
     if getattr(scheduler, "optimizer", optimizer) is not optimizer:
         name = type(scheduler).__name__
         raise ValueError(f"this {name} belongs to another optimizer: construct it with {expected}.")
-
-
-def _check_steps(name: str, value: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: give a whole number of at least 1.")
 
 
 # --- the catalogue ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,145 +13,175 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
 from lrtut.interrupts import held_back
 
 _Undo = Callable[[], None]
+_KEPT = (Tensor, np.ndarray, torch.Generator, nn.Module, Optimizer, dict, list, set, deque, tuple)
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module, optimizer: Optimizer, *others: Any) -> Iterator[None]:
+def restored(model: nn.Module, optimizer: Optimizer, *loaders: Any) -> Iterator[None]:
     """Put back at the end of the block, however it ends, what the block did to model, optimizer and random states.
 
-    That is: parameters, buffers and gradients (the same tensors, by `data_ptr`), requires_grad, every module's
-    train/eval mode and plain attributes, the optimizer's state, groups and attributes, the random states of torch (CPU
-    and the devices in use), numpy and Python, and of every `torch.Generator` that one of `others` (a loader) draws from.
+    That is: parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse), gradients,
+    requires_grad, every module's train/eval mode, all attributes of modules and optimizers (of a TorchScript module:
+    parameters, buffers, mode), and what dicts, lists, sets, tensors, arrays, generators, modules and optimizers among
+    these hold, however deep; not what objects of other kinds hold. The random states of torch (CPU and the devices in
+    use), numpy and Python, and of every `torch.Generator` that is an attribute of one of `loaders`, of its samplers or
+    of its dataset. Workers that stay alive (`persistent_workers=True`) end if the block started them.
     Inside the block the gradients start at None.
 
-    It needs memory for a second copy of parameters, buffers and the optimizer's state.
+    It needs memory for a second copy of all these tensors and arrays.
 
     Raises:
         ValueError: the model has a lazy parameter that has no value yet.
+        Exception: the first that putting back met; what else could be put back has been.
     """
-    undo = [_keep_random(others), _keep_model(model, optimizer)]
+    _refuse_lazy(model)
+    parts = _parts(loaders)
+    undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if isinstance(part, DataLoader))]
+    state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
+    kept, leaves = _keep(model, vars(optimizer), optimizer.param_groups, state, *_generators(parts))
+    undo += kept
     try:
-        for parameter in _parameters(model, optimizer):
-            parameter.grad = None
+        for leaf in leaves:
+            leaf.grad = None
         yield
     finally:
         with held_back() as interrupted:
-            for back in reversed(undo):
-                back()
+            _run_all(reversed(undo))
         if interrupted():
             raise KeyboardInterrupt
 
 
-def _parameters(model: nn.Module, optimizer: Optimizer) -> list[Tensor]:
-    """The model's, and any others that the optimizer has, each once."""
-    found = {id(p): p for p in model.parameters()}
-    found |= {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    return list(found.values())
-
-
-def _keep_model(model: nn.Module, optimizer: Optimizer) -> _Undo:
+def _refuse_lazy(model: nn.Module) -> None:
     for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in named:
             if is_lazy(tensor):
                 raise ValueError(f"{kind} {name} has no value yet: pass one batch through the model first.")
-    known: dict[int, Tensor] = {}
-    undo: list[_Undo] = []
-    for parameter in _parameters(model, optimizer):
-        undo += [_keep_parameter(parameter), _keep_tensor(parameter, known)]
-    for buffer in model.buffers():
-        undo.append(_keep_tensor(buffer, known))
-    for module in model.modules():
-        undo += [_keep_dict(table) for table in (module._parameters, module._buffers, module._modules)]
-        undo.append(_keep_dict(module.__dict__))
-    undo += _keep_optimizer(optimizer, known)
 
-    def back() -> None:
-        for step in reversed(undo):
+
+def _run_all(steps: Iterator[_Undo]) -> None:
+    """Take every step, those after one that fails too, then raise the first error."""
+    first = None
+    for step in steps:
+        try:
             step()
+        except Exception as error:
+            first = first or error
+    if first is not None:
+        raise first
 
-    return back
+
+def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
+    """Keep what can be reached from `roots`: how to put it back, and the leaf tensors, which hold gradients."""
+    undo: list[_Undo] = []
+    leaves: list[Tensor] = []
+    seen: dict[int, Any] = {}  # with the objects, so that no new one gets the id of an old one
+    waiting = list(roots)
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, _KEPT) or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        if isinstance(value, Tensor):
+            undo.append(_keep_tensor(value))
+            if value.is_leaf:
+                leaves.append(value)
+        elif isinstance(value, np.ndarray):
+            if value.flags.writeable:
+                undo.append(_keep_array(value))
+        elif isinstance(value, torch.Generator):
+            undo.append(_keep_generator(value))
+        elif isinstance(value, nn.Module | Optimizer):
+            waiting.append(vars(value))
+            if isinstance(value, torch.jit.ScriptModule):
+                undo.append(_keep_script(value))
+                waiting += [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
+        else:
+            if not isinstance(value, tuple):
+                undo.append(_keep_items(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return undo, leaves
 
 
-def _keep_parameter(parameter: Tensor) -> _Undo:
-    grad, requires_grad = parameter.grad, parameter.requires_grad
+def _keep_tensor(tensor: Tensor) -> _Undo:
+    """Keep a tensor's values and place; a leaf's gradient and requires_grad too."""
+    leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+    grad = tensor.grad if leaf else None  # it is set aside, so no step touches its values
+    strided = tensor.layout == torch.strided and not tensor.is_nested
+    # An expanded tensor cannot be written, so nothing writes to it.
+    expanded = strided and any(n > 1 and stride == 0 for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    data, copy = tensor.data, None if expanded else tensor.detach().clone()
 
     def back() -> None:
-        parameter.requires_grad_(requires_grad)
-        parameter.grad = grad  # it was set aside, so no step has touched its values
+        if tensor.layout == torch.sparse_coo:
+            tensor.data = copy  # to write into `data` would not change what `tensor` holds
+        else:
+            if strided and _place(tensor) != _place(data):
+                tensor.data = data
+            if not expanded:
+                data.copy_(copy)
+        if leaf:
+            if not tensor.is_leaf:  # something that has a gradient was written into it
+                tensor.detach_()
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            tensor.grad = grad
 
     return back
 
 
-def _keep_tensor(tensor: Tensor, known: dict[int, Tensor]) -> _Undo:
-    """Keep a tensor's values; once, if it is met again. An expanded tensor cannot be written, so nothing wrote to it."""
-    if id(tensor) in known or any(
-        n > 1 and stride == 0 for n, stride in zip(tensor.shape, _strides(tensor), strict=False)
-    ):
-        return lambda: None
-    known[id(tensor)] = tensor
-    data, copy = tensor.data, tensor.detach().clone()
+def _place(tensor: Tensor) -> tuple:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _keep_array(array: np.ndarray) -> _Undo:
+    copy = array.copy()
+    return lambda: np.copyto(array, copy)
+
+
+def _keep_generator(generator: torch.Generator) -> _Undo:
+    state = generator.get_state()
+    return lambda: generator.set_state(state)
+
+
+def _keep_script(module: torch.jit.ScriptModule) -> _Undo:
+    """A TorchScript module has its tables in C++, where they are reached by name alone."""
+    held = {"training": module.training, **dict(module.named_parameters(recurse=False))}
+    held |= dict(module.named_buffers(recurse=False))
 
     def back() -> None:
-        if tensor.data_ptr() != data.data_ptr():
-            tensor.data = data
-        data.copy_(copy)
+        for name, value in held.items():
+            setattr(module, name, value)
 
     return back
 
 
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.stride() if tensor.layout == torch.strided else ()
-
-
-def _keep_dict(table: dict) -> _Undo:
-    """Keep which objects a dict holds, in which order; not what is in them."""
-    items = dict(table)
+def _keep_items(holder: dict | list | set | deque) -> _Undo:
+    """Keep which objects it holds, in which order; not what is in them. One that holds them still is not touched."""
+    items = dict(holder) if isinstance(holder, dict) else list(holder)
+    before = _flat(holder)
 
     def back() -> None:
-        table.clear()
-        table.update(items)
+        now = _flat(holder)
+        if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+            holder.clear()
+            (holder.extend if isinstance(holder, list | deque) else holder.update)(items)
 
     return back
 
 
-def _keep_optimizer(optimizer: Optimizer, known: dict[int, Tensor]) -> list[_Undo]:
-    """Its attributes (a scheduler adds some), its groups and its state; those of an optimizer inside it, too."""
-    undo = [_keep_dict(optimizer.__dict__)]
-    for name, value in optimizer.__dict__.items():
-        if isinstance(value, Optimizer):
-            undo += _keep_optimizer(value, known)
-        elif name in ("state", "param_groups", "defaults"):
-            undo += _keep_nested(value, known)
-    return undo
+def _flat(holder: dict | list | set | deque) -> list:
+    return [*holder, *holder.values()] if isinstance(holder, dict) else list(holder)
 
 
-def _keep_nested(value: Any, known: dict[int, Tensor]) -> list[_Undo]:
-    """Keep dicts, lists and tensors in each other, each as the object that it is."""
-    if isinstance(value, Tensor):
-        return [_keep_tensor(value, known)]
-    if isinstance(value, dict):
-        return [_keep_dict(value), *(undo for item in value.values() for undo in _keep_nested(item, known))]
-    if isinstance(value, list):
-        items = list(value)
-
-        def back() -> None:
-            value[:] = items
-
-        return [back, *(undo for item in items for undo in _keep_nested(item, known))]
-    if isinstance(value, tuple):
-        return [undo for item in value for undo in _keep_nested(item, known)]
-    return []
-
-
-def _keep_random(loaders: tuple[Any, ...]) -> _Undo:
+def _keep_random() -> _Undo:
     python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    generators = [(generator, generator.get_state()) for generator in _generators(loaders)]
 
     def back() -> None:
         random.setstate(python)
@@ -160,19 +191,26 @@ def _keep_random(loaders: tuple[Any, ...]) -> _Undo:
             torch.cuda.set_rng_state_all(devices)
         if mps is not None:
             torch.mps.set_rng_state(mps)
-        for generator, state in generators:
-            generator.set_state(state)
 
     return back
 
 
-def _generators(loaders: tuple[Any, ...]) -> list[torch.Generator]:
-    """Those of `lrtut.batches`, of a DataLoader, and of its samplers."""
-    found, waiting = {}, list(loaders)
+def _parts(loaders: tuple[Any, ...]) -> list[Any]:
+    """The loaders, their samplers and datasets, and what these are made of in turn."""
+    found: dict[int, Any] = {}
+    waiting = list(loaders)
     while waiting:
-        loader = waiting.pop()
-        generator = getattr(loader, "generator", None)
-        if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
-        waiting += [part for name in ("sampler", "batch_sampler") if (part := getattr(loader, name, None)) is not None]
+        part = waiting.pop()
+        if id(part) not in found:
+            found[id(part)] = part
+            waiting += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
     return list(found.values())
+
+
+def _generators(parts: list[Any]) -> list[torch.Generator]:
+    values = [value for part in parts for value in (getattr(part, "generator", None), *_attributes(part))]
+    return [value for value in values if isinstance(value, torch.Generator)]
+
+
+def _attributes(part: Any) -> list[Any]:
+    return list(getattr(part, "__dict__", {}).values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tqdm.auto import tqdm
 
+from lrtut.checks import check_step, check_whole
 from lrtut.data import Digits, batches
-from lrtut.forward import forward
+from lrtut.forward import backward, device_of, forward, on_device
 from lrtut.interrupts import held_back
 from lrtut.schedules import check_bound
 
@@ -35,7 +36,10 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     steps_per_epoch: int = 0
     diverged: bool = False
-    """True if the run ended at a loss that was NaN or infinite (the last one recorded)."""
+    """True if the run ended at a loss that was NaN or infinite: the last one recorded, or the last of `val_loss`.
+
+    What the very last step did shows in `val_loss` alone.
+    """
 
     @property
     def lr(self) -> list[float]:
@@ -72,10 +76,11 @@ def train(
     """Train `model` and record loss and learning rate at each step.
 
     Args:
-        model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device.
-        optimizer: any `torch.optim.Optimizer`.
+        model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device. Each epoch begins with
+            `model.train()`, so that a module which you put into eval mode, a frozen BatchNorm for one, trains too.
+        optimizer: any `torch.optim.Optimizer` whose `step()` needs no closure (that of LBFGS does).
         data: what `load_mnist()` returns, or any iterable of `(inputs, targets)` with a length, a `DataLoader`
-            included; then `val` may be another.
+            included; then `val` may be another, and need no length, but must last for all epochs.
         epochs: passes over the training data.
         batch_size: samples a batch; an incomplete last batch is left out. Of no effect where `data` already comes
             in batches.
@@ -93,11 +98,16 @@ def train(
 
     Raises:
         ValueError: a scheduler tied to another optimizer, a OneCycleLR whose `total_steps` does not match, an
-            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data; a batch
-            without a sample, a loss of many numbers, targets that are no class, a batch of one for BatchNorm.
-        TypeError: integer inputs to a model of floats; a loss that is no tensor; data without a length.
-        KeyboardInterrupt: raised again once the step in hand is whole; its attribute `history` holds what was recorded.
+            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data; `epochs`
+            below 1, an optimizer that needs a closure, a `val` that can be passed over only once; a batch that is no
+            pair of tensors or has no sample, a loss of many numbers or without a gradient, targets that are no class,
+            a batch of one for BatchNorm.
+        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor; data without a length.
+        KeyboardInterrupt: raised again once the step in hand is whole, or from the error that ended it (workers of a
+            DataLoader hear Ctrl-C too); its attribute `history` holds what was recorded.
     """
+    check_whole("epochs", epochs)
+    check_step(optimizer, "write the loop by hand for it")
     if isinstance(data, Digits):
         if val is None:
             val = batches(data.x_val, data.y_val, _EVALUATION_BATCH, shuffle=False)
@@ -106,8 +116,12 @@ def train(
         whole = len(data.x_train) >= batch_size
         data = batches(data.x_train, data.y_train, batch_size, seed=seed, drop_last=whole)
     steps = _count_steps(data)
+    if epochs > 1 and isinstance(val, Iterator):
+        raise ValueError(
+            f"val is a {type(val).__name__}, used up after the first epoch: give a list, a DataLoader or lrtut.batches()."
+        )
     _check_scheduler(scheduler, scheduler_step, optimizer, epochs, steps, val)
-    device = next(model.parameters()).device
+    device = device_of(model)
 
     history = History(steps_per_epoch=steps)
     bar = tqdm(total=epochs * steps, desc="train", unit="step", delay=2, leave=False, disable=not progress)
@@ -116,11 +130,11 @@ def train(
         try:
             for epoch in range(1, epochs + 1):
                 model.train()
-                for i, (inputs, targets) in enumerate(data, start=1):
-                    inputs, targets = inputs.to(device), targets.to(device)
+                for i, batch in enumerate(data, start=1):
+                    inputs, targets = on_device(batch, device)
                     optimizer.zero_grad()
                     _, loss = forward(model, inputs, targets, loss_fn)
-                    loss.backward()
+                    backward(loss)
                     rates = _read_rates(optimizer)
                     optimizer.step()
                     losses.append(loss.detach())
@@ -139,6 +153,7 @@ def train(
                     val_loss, val_accuracy = evaluate(model, val, loss_fn)
                     history.val_loss.append(val_loss)
                     history.val_accuracy.append(val_accuracy)
+                    history.diverged = epoch == epochs and not math.isfinite(val_loss)
                 if scheduler is not None and scheduler_step == "epoch":
                     if isinstance(scheduler, ReduceLROnPlateau):
                         scheduler.step(history.val_loss[-1])
@@ -147,10 +162,14 @@ def train(
                 if interrupted():
                     raise KeyboardInterrupt
         except KeyboardInterrupt as stop:
-            _flush(losses, history)
-            stop.history = history
-            stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
+            _hand_over(history, losses, stop)
             raise
+        except Exception as error:
+            if not interrupted():
+                raise
+            stop = KeyboardInterrupt()
+            _hand_over(history, losses, stop)
+            raise stop from error
     return history
 
 
@@ -166,16 +185,17 @@ def evaluate(
     train/eval mode is put back.
 
     Raises:
-        ValueError: no batch in `data`, a batch without a sample, a loss of many numbers, targets that are no class.
-        TypeError: integer inputs to a model of floats; a loss that is no tensor.
+        ValueError: no batch in `data`, a batch that is no pair of tensors or has no sample, a loss of many numbers,
+            targets that are no class.
+        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor.
     """
     modes = [(module, module.training) for module in model.modules()]
-    device = next(model.parameters()).device
+    device = device_of(model)
     loss, right, count = 0.0, 0.0, 0
     model.eval()
     try:
-        for inputs, targets in data:
-            inputs, targets = inputs.to(device), targets.to(device)
+        for batch in data:
+            inputs, targets = on_device(batch, device)
             outputs, mean = forward(model, inputs, targets, loss_fn)
             loss = loss + mean * len(inputs)
             classes = targets.ndim == 1 and outputs.ndim == 2 and not targets.is_floating_point()
@@ -213,6 +233,12 @@ def _flush(losses: list[Tensor], history: History) -> bool:
         history.loss += values
         del history.lrs[len(history.loss) :]
     return history.diverged
+
+
+def _hand_over(history: History, losses: list[Tensor], stop: KeyboardInterrupt) -> None:
+    _flush(losses, history)
+    stop.history = history
+    stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
 
 
 def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:

@@ -22,6 +22,11 @@ def test_tiny_is_loaded_and_split(tiny, capsys):
     assert line.count("\n") == 1 and "MNIST" in line and str(tiny) in line
 
 
+def test_data_are_compared_by_identity(tiny):
+    one, other = load_mnist(tiny), load_mnist(tiny)
+    assert one == one and one != other
+
+
 def test_split_is_drawn_by_seed_and_kept_by_train_size(tiny):
     data, again, other = load_mnist(tiny), load_mnist(tiny), load_mnist(tiny, seed=1)
     assert torch.equal(data.x_train, again.x_train) and torch.equal(data.x_val, again.x_val)

@@ -1,6 +1,10 @@
 """A real Jupyter kernel interrupted in the middle of train, lr_range_test and sweep; then its next cell runs."""
 
+import os
 import queue
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -175,3 +179,54 @@ print(len(ended) == len(begun), len(begun) < 50, torch.get_num_threads() == thre
 """
     assert fresh.show(wait) == "True True True"
     assert fresh.show("print([len(r.result.loss) for r in lrtut.sweep(run, [0.1, 0.2])])") == "[20, 20]"
+
+
+WORKERS = """
+import time, torch, lrtut
+from torch.utils.data import DataLoader, Dataset
+
+class Slow(Dataset):
+    def __len__(self):
+        return 400
+
+    def __getitem__(self, i):
+        time.sleep(0.05)
+        return torch.randn(4), i % 3
+
+class Announced(DataLoader):
+    def __iter__(self):
+        for i, batch in enumerate(super().__iter__()):
+            if i == 3:
+                print("in the middle", flush=True)
+            yield batch
+
+if __name__ == "__main__":
+    model = torch.nn.Linear(4, 3)
+    loader = Announced(Slow(), 8, num_workers=1, multiprocessing_context="spawn")
+    try:
+        lrtut.train(model, torch.optim.SGD(model.parameters(), lr=0.1), loader, epochs=3, progress=False)
+    except KeyboardInterrupt as stop:
+        print("KeyboardInterrupt", len(stop.history.loss) >= 3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups to send Ctrl-C to in this way")
+def test_interrupt_that_the_workers_of_a_loader_hear_too(tmp_path):
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    # A terminal's Ctrl-C goes to the whole group; SIGINT is Python's own again where the tests run in the background.
+    run = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    run += f"runpy.run_path({str(script)!r}, run_name='__main__')"
+    with subprocess.Popen(
+        [sys.executable, "-c", run],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        said = []
+        for line in process.stdout:
+            said.append(line.strip())
+            if line.strip() == "in the middle":
+                os.killpg(process.pid, signal.SIGINT)
+    assert said == ["in the middle", "KeyboardInterrupt True"]

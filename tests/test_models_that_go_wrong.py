@@ -1,5 +1,7 @@
 """Faults of models, losses and batches: in train, evaluate and lr_range_test, a clear error or what was designed."""
 
+import copy
+import functools
 import math
 
 import pytest
@@ -180,5 +182,183 @@ def test_bad_batch_leaves_a_range_test_undone_and_a_training_at_its_last_step(us
 @everywhere
 def test_integer_inputs(use):
     inputs, targets = batch()
-    with pytest.raises(TypeError, match="inputs are torch.int64.*lrtut.batches"):
+    with pytest.raises(TypeError, match=r"inputs are torch.int64, .* make them floats, by \.float\(\)"):
         use(network(), [(inputs.long(), targets)])
+
+
+FLOAT_MODELS = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.Linear(2, 3)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3)),
+    "layer norm": lambda: nn.Sequential(nn.LayerNorm(8), nn.Flatten(), nn.Linear(64, 3)),
+    "activation": lambda: nn.Sequential(nn.GELU(), nn.Flatten(), nn.Linear(64, 3)),
+    "recurrent": lambda: Recurrent(),
+}
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(8, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x[:, 0])[0][:, -1]
+
+
+@everywhere
+@pytest.mark.parametrize("model", FLOAT_MODELS)
+def test_raw_images(use, model):
+    images = torch.ones(10, 1, 8, 8, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"inputs are torch.uint8, .*: pass them through lrtut.batches\(\)"):
+        use(FLOAT_MODELS[model](), [(images, batch()[1])])
+
+
+class Normalises(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x.float() / 255)
+
+
+INTEGER_MODELS = {
+    "embedding": (lambda: nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(8, 3)), torch.int64),
+    "bag": (lambda: nn.Sequential(nn.EmbeddingBag(5, 8), nn.Linear(8, 3)), torch.int64),
+    "images": (Normalises, torch.uint8),
+    "counts": (Normalises, torch.int64),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("make, dtype", INTEGER_MODELS.values(), ids=INTEGER_MODELS)
+def test_integer_inputs_to_a_model_that_takes_them(use, make, dtype):
+    use(make(), [(torch.randint(0, 5, (10, 4)).to(dtype), batch()[1])])
+
+
+@everywhere
+def test_an_error_of_a_model_that_takes_integers_is_its_own(use):
+    words = torch.zeros(10, 4, dtype=torch.long)
+    double = INTEGER_MODELS["embedding"][0]()
+    double[2].double()
+    with pytest.raises(RuntimeError, match="dtype"):
+        use(double, [(words, batch()[1])])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        use(nn.Sequential(Normalises(), nn.Linear(7, 3)), [(words, batch()[1])])
+
+
+@in_training
+def test_nothing_to_train(use):
+    with pytest.raises(ValueError, match="depends on no parameter that requires a gradient: all are frozen"):
+        use(network().requires_grad_(False), [batch()])
+    with pytest.raises(ValueError, match=r"cuts the graph \(.detach"):
+        use(network(), [batch()], lambda outputs, targets: F.cross_entropy(outputs.detach(), targets))
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (lambda x, y: (x.numpy(), y.numpy()), r"tuple \(ndarray, ndarray\)"),
+        (lambda x, y: [{"x": x}, y], r"list \(dict, Tensor\)"),
+        (lambda x, y: {"x": x, "y": y}, "dict"),
+        (lambda x, y: (x, x, y), r"tuple \(Tensor, Tensor, Tensor\)"),
+        (lambda x, y: x, "Tensor"),
+        (lambda x, y: 7, "int"),
+    ],
+)
+def test_batch_that_is_no_pair_of_tensors(use, wrong, words):
+    model = network()
+    before = state(model)
+    way_out = "train_step" if use is range_test else "collate_fn"
+    with pytest.raises(ValueError, match=rf"a batch is a {words}, not a pair of tensors .*{way_out}"):
+        use(model, [wrong(*batch())])
+    assert same(before, model)
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return x[:, :3]
+
+
+def test_model_without_parameters():
+    inputs, targets = batch()
+    assert evaluate(Nothing(), [batch()])[0] == F.cross_entropy(inputs[:, :3], targets).item()
+    scale = nn.Parameter(torch.ones(()))
+
+    def loss_fn(outputs, targets):
+        return F.cross_entropy(outputs * scale, targets)
+
+    train(Nothing(), torch.optim.SGD([scale], lr=0.1), [batch()], epochs=1, loss_fn=loss_fn, progress=False)
+    assert scale.item() != 1
+
+
+@everywhere
+@pytest.mark.parametrize(
+    "loss_fn",
+    [nn.CrossEntropyLoss(ignore_index=255), functools.partial(F.cross_entropy, ignore_index=255)],
+    ids=["module", "partial"],
+)
+def test_targets_that_the_loss_is_told_to_leave_out_are_not_blamed(use, loss_fn):
+    inputs, targets = batch()
+    targets[0] = 255
+    use(network(), [(inputs, targets)], loss_fn)
+    targets[1] = 3
+    with pytest.raises(ValueError, match="targets hold 3, but"):
+        use(network(), [(inputs, targets)], loss_fn)
+    targets[1] = -100
+    with pytest.raises(ValueError, match="targets hold -100, but"):
+        use(network(), [(inputs, targets)], loss_fn)
+
+
+def lbfgs_step(model, optimizer):
+    def step(batch):
+        def closure():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            return loss
+
+        return optimizer.step(closure)
+
+    return step
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_optimizer_that_needs_a_closure(scheduled):
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
+    if scheduled:  # a scheduler wraps step()
+        torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    before = state(model)
+    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*by hand"):
+        train(model, optimizer, [batch()], epochs=1)
+    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*give a train_step"):
+        lr_range_test(model, optimizer, [batch()])
+    assert same(before, model)
+    step = lbfgs_step(model, optimizer)
+    step(batch())
+    before, memory = state(model), copy.deepcopy(optimizer.state_dict()["state"])
+    assert len(lr_range_test(model, optimizer, [batch()], train_step=step, steps=20, progress=False).loss) > 10
+    assert same(before, model)
+    after = optimizer.state_dict()["state"]
+    assert str(after) == str(memory)
+
+
+def test_optimizer_whose_step_takes_whatever_it_is_given():
+    class Passing(torch.optim.SGD):
+        def step(self, *args, **kwargs):
+            return super().step(*args, **kwargs)
+
+    class HandsOn:
+        def __init__(self, optimizer):
+            self.wrapped = optimizer
+
+        def __getattr__(self, name):
+            return getattr(self.wrapped, name)
+
+    for wrap in (lambda optimizer: optimizer, HandsOn):
+        model = network()
+        before = state(model)
+        train(model, wrap(Passing(model.parameters(), lr=0.1)), [batch()], epochs=1, progress=False)
+        assert not same(before, model)

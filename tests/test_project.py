@@ -87,6 +87,7 @@ def test_modules_are_small_and_import_one_way():
     order = [
         "version",
         "interrupts",
+        "checks",
         "download",
         "data",
         "models",

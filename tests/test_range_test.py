@@ -228,6 +228,12 @@ def test_loss_of_many_numbers_is_refused():
         sweep(model, sgd(model), train_step=lambda batch: F.cross_entropy(model(batch[0]), batch[1], reduction="none"))
 
 
+def test_loss_that_the_device_does_not_hand_over_raises_its_own_error():
+    model = network()
+    with pytest.raises(RuntimeError, match="meta"):
+        sweep(model, sgd(model), train_step=lambda batch: torch.empty((), device="meta"))
+
+
 @pytest.mark.parametrize("loss", [None, "much", (1.0, 2.0)])
 def test_loss_that_is_no_number_is_refused(loss):
     model = network()
@@ -315,6 +321,22 @@ def test_model_trains_in_train_mode_and_one_in_train_mode_stays_as_it_is():
     assert modes == [True] * 25 + [False] * 25
 
 
+class Wrapped(torch.optim.Optimizer):
+    """As accelerate wraps an optimizer."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    param_groups = property(lambda self: self.optimizer.param_groups)
+    state = property(lambda self: self.optimizer.state)
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+    def zero_grad(self, set_to_none=True):
+        self.optimizer.zero_grad(set_to_none)
+
+
 @pytest.mark.parametrize(
     "make, divisor",
     [
@@ -323,6 +345,8 @@ def test_model_trains_in_train_mode_and_one_in_train_mode_stays_as_it_is():
         (lambda m: sgd(m, momentum=0.9), 6),
         (lambda m: torch.optim.Adam(m.parameters()), 6),
         (lambda m: torch.optim.RMSprop(m.parameters()), 6),
+        (lambda m: Wrapped(sgd(m)), 3),
+        (lambda m: Wrapped(Wrapped(sgd(m, momentum=0.9))), 6),
     ],
 )
 def test_divisor_is_three_for_plain_sgd_and_six_otherwise(make, divisor):
@@ -336,6 +360,11 @@ def test_record_survives_json():
     again = RangeTest.from_dict(json.loads(json.dumps(test.to_dict())))
     assert np.array_equal(again.lrs, test.lrs) and np.array_equal(again.loss, test.loss)
     assert again.divisor == test.divisor and again.lrs.dtype == again.loss.dtype == np.float64
+
+
+def test_records_are_compared_by_identity():
+    one, other = (RangeTest(np.ones((3, 1)), np.ones(3)) for _ in range(2))
+    assert one == one and one != other and len({one, other}) == 2
 
 
 def test_record_that_ends_in_nan_survives_json():

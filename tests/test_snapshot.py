@@ -1,3 +1,4 @@
+import collections
 import copy
 import os
 import random
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lrtut import lr_range_test
 from lrtut.snapshot import restored
@@ -484,3 +486,266 @@ def test_parameters_of_the_loss_are_put_back():
         end_lr=0.1,
     )
     assert scale.item() == 1.0 and scale.grad is None
+
+
+# --- what is kept in unusual places -----------------------------------------------------------------------------
+
+
+class Noting(nn.Module):
+    """Calls `note(self)` at each forward pass, on attributes that it is given."""
+
+    def __init__(self, note, **attributes):
+        super().__init__()
+        self.note = note
+        for name, value in attributes.items():
+            self.register_buffer(name, value) if name == "buffer" else setattr(self, name, value)
+
+    def forward(self, x):
+        self.note(self)
+        return x
+
+
+LAYOUTS = {
+    "coo": lambda t: t.to_sparse(),
+    "csr": lambda t: t.to_sparse_csr(),
+    "csc": lambda t: t.to_sparse_csc(),
+    "bsr": lambda t: t.to_sparse_bsr((2, 2)),
+    "mkldnn": lambda t: t.to_mkldnn(),
+    "jagged": lambda t: torch.nested.nested_tensor([t[:3, 0], t[0]], layout=torch.jagged),
+    "nested": lambda t: torch.nested.nested_tensor([t[:3, 0], t[0]]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* in (beta|prototype) (state|stage):UserWarning")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_buffer_without_an_address_is_put_back(layout):
+    if layout == "mkldnn" and not torch.backends.mkldnn.is_available():
+        pytest.skip("no mkldnn here")
+    buffer = LAYOUTS[layout](torch.eye(4))
+    expected = list(buffer.unbind()) if buffer.is_nested else [buffer.to_dense()]
+    expected = [t.clone() for t in expected]
+    model = network(Noting(lambda module: module.buffer.mul_(2), buffer=buffer))
+    optimizer = sgd(model)
+    weights = [p.detach().clone() for p in model.parameters()]
+    sweep(model, optimizer)
+    found = list(buffer.unbind()) if buffer.is_nested else [buffer.to_dense()]
+    assert model[1].buffer is buffer and all(map(torch.equal, found, expected))
+    assert all(map(torch.equal, model.parameters(), weights))
+
+
+def test_sparse_buffer_whose_number_of_entries_changed_is_put_back():
+    buffer = torch.eye(4).to_sparse()
+    model = network(Noting(lambda module: module.buffer.copy_(torch.ones(4, 4).to_sparse()), buffer=buffer))
+    sweep(model, sgd(model))
+    assert model[1].buffer is buffer and torch.equal(buffer.to_dense(), torch.eye(4))
+
+
+def test_what_cannot_be_put_back_keeps_nothing_else_from_it():
+    class Stubborn(dict):
+        def clear(self):
+            raise ArithmeticError("I stay")
+
+    model = network(nn.BatchNorm1d(8), Noting(lambda m: m.a.update(x=1) or m.b.update(x=1), a=Stubborn(), b=Stubborn()))
+    optimizer = sgd(model, momentum=0.9)
+    before = everything(model, optimizer)
+    with pytest.raises(ArithmeticError, match="I stay"):
+        sweep(model, optimizer, loss_fn=lambda out, y: F.cross_entropy(out, y) * (1 + torch.rand(())))
+    assert differences(before, everything(model, optimizer)) == []
+
+
+class Rebinding(nn.Module):
+    """As TorchScript takes it: forward gives a buffer another tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated; a tracer warns of BatchNorm
+@pytest.mark.parametrize("eval_mode", [False, True])
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_torchscript_model_is_put_back(how, eval_mode):
+    torch.manual_seed(0)
+    model = (
+        torch.jit.script(Rebinding()) if how == "script" else torch.jit.trace(network(nn.BatchNorm1d(8)), data()[0][0])
+    )
+    model.train(not eval_mode)
+    if how == "script":
+        dict(model.named_modules())["layers.1"].eval()
+    optimizer = sgd(model, momentum=0.9)
+
+    def record():
+        tensors = dict([*model.named_parameters(), *model.named_buffers()])
+        return copy.deepcopy(
+            {
+                "values": {name: tensor.detach() for name, tensor in tensors.items()},
+                "places": {name: tensor.data_ptr() for name, tensor in tensors.items()},
+                "modes": {name: module.training for name, module in model.named_modules()},
+                "optimizer": optimizer.state_dict(),
+            }
+        )
+
+    before, inside = record(), []
+    losses = sweep(model, optimizer, loss_fn=lambda out, y: inside.append(record()) or F.cross_entropy(out, y)).loss
+    assert len(np.unique(losses)) > 10 and "values" in differences(before, inside[-1])
+    assert differences(before, record()) == []
+
+
+def test_attributes_that_were_changed_in_place_are_put_back():
+    def note(module):
+        module.mean.mul_(0.9).add_(1)
+        module.log.append(1)
+        module.counts["calls"] += 1
+        module.counts["places"].add(len(module.log))
+        module.last.append(len(module.log))
+        module.array += 1
+        module.pair[0].add_(1)
+        module.loop[0].append(1)
+        torch.rand(1, generator=module.generator)
+
+    loop = []
+    loop.append(loop)
+    given = {
+        "mean": torch.zeros(3),
+        "log": [0],
+        "counts": {"calls": 0, "places": {0}},
+        "last": collections.deque([7, 8], maxlen=2),
+        "array": np.zeros(2),
+        "pair": (torch.zeros(1), "a"),
+        "loop": loop,
+        "generator": torch.Generator().manual_seed(5),
+    }
+    model = network(Noting(note, **given))
+    sweep(model, sgd(model))
+    held = model[1]
+    assert all(getattr(held, name) is value for name, value in given.items())
+    assert held.mean.tolist() == [0, 0, 0] and held.log == [0] and held.counts == {"calls": 0, "places": {0}}
+    assert list(held.last) == [7, 8] and held.array.tolist() == [0, 0] and held.pair[0].item() == 0
+    assert len(loop) == 1 and loop[0] is loop
+    assert torch.equal(held.generator.get_state(), torch.Generator().manual_seed(5).get_state())
+
+
+def test_a_module_in_a_plain_list_is_put_back_with_its_gradients():
+    teacher = nn.Linear(4, 1)
+    teacher(data()[0][0]).sum().backward()
+    grad, weight = teacher.weight.grad, teacher.weight.detach().clone()
+
+    def note(module):
+        assert teacher.weight.grad is None
+        with torch.no_grad():
+            teacher.weight.add_(1)
+
+    model = network(Noting(note, teachers=[teacher]))
+    sweep(model, sgd(model))
+    assert torch.equal(teacher.weight, weight) and teacher.weight.grad is grad
+
+
+def test_an_attribute_that_is_left_alone_is_not_touched():
+    class Stubborn(dict):
+        def clear(self):
+            raise AssertionError
+
+    model = network(Noting(lambda module: None, held=Stubborn(x=1)))
+    sweep(model, sgd(model))
+    assert model[1].held == {"x": 1}
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
+def test_resized_buffer_has_its_shape_again():
+    model = network(Noting(lambda module: module.buffer.resize_(1000).fill_(1), buffer=torch.zeros(2, 3)))
+    sweep(model, sgd(model))
+    assert torch.equal(model[1].buffer, torch.zeros(2, 3))
+
+
+def test_buffer_that_became_part_of_a_graph_is_a_leaf_again():
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("last", torch.zeros(10, 8))
+
+        def forward(self, x):
+            self.last.detach_().copy_(x)
+            return x + self.last
+
+    model = network(Remembers())
+    sweep(model, sgd(model))
+    assert model[1].last.is_leaf and not model[1].last.requires_grad and not model[1].last.any()
+
+
+class Composite(torch.optim.Optimizer):
+    """Several optimizers in a list, and a dict of its own."""
+
+    def __init__(self, model):
+        parameters = list(model.parameters())
+        super().__init__(parameters, {"lr": 0.1})
+        self.inner = [torch.optim.Adam(parameters[:2]), torch.optim.SGD(parameters[2:], lr=0.1, momentum=0.9)]
+        self.param_groups = [group for inner in self.inner for group in inner.param_groups]
+        self.shared = {"steps": 0, "sum": torch.zeros(1)}
+
+    def step(self):
+        self.shared["steps"] += 1
+        self.shared["sum"] += 1
+        for inner in self.inner:
+            inner.step()
+
+
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_optimizers_in_a_list_and_an_optimizers_own_dict_are_put_back(steps_before):
+    model = network()
+    optimizer = Composite(model)
+    take_steps(model, optimizer, steps_before)
+    before = [everything(model, one) for one in (optimizer, *optimizer.inner)]
+    sweep(model, optimizer)
+    assert [
+        differences(a, everything(model, one)) for a, one in zip(before, (optimizer, *optimizer.inner), strict=True)
+    ] == [[]] * 3
+    assert optimizer.shared == {"steps": steps_before, "sum": torch.tensor([float(steps_before)])}
+
+
+class Augmented(Dataset):
+    """Draws from a generator of its own."""
+
+    def __init__(self):
+        self.generator, self.noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, i):
+        return torch.randn(4, generator=self.generator) + torch.randn(4, generator=self.noise), i % 3
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda d: d, lambda d: Subset(Subset(d, range(30)), range(20))], ids=["bare", "subset"]
+)
+def test_generators_of_the_dataset_are_put_back(wrap):
+    def next_batches(tested):
+        model, loader = network(), DataLoader(wrap(Augmented()), batch_size=10)
+        if tested:
+            lr_range_test(model, sgd(model), loader, steps=20, progress=False)
+        return torch.cat([x for x, _ in loader])
+
+    assert torch.equal(next_batches(True), next_batches(False))
+
+
+@pytest.mark.parametrize("passes_before", [0, 1])
+def test_loader_whose_workers_stay_alive_yields_the_order_of_an_untouched_twin(passes_before):
+    x, y = map(torch.cat, zip(*data(), strict=True))
+
+    def order(tested):
+        loader = DataLoader(TensorDataset(x, y), 10, shuffle=True, num_workers=1, persistent_workers=True)
+        torch.manual_seed(1)
+        for _ in range(passes_before):
+            list(loader)
+        model = network()
+        torch.manual_seed(2)
+        if tested:
+            lr_range_test(model, sgd(model), loader, steps=20, progress=False)
+        return torch.cat([x for x, _ in loader])
+
+    assert torch.equal(order(True), order(False))

@@ -160,6 +160,19 @@ def test_a_bar_is_done_where_divergence_ends_the_run(monkeypatch):
     assert history.diverged and closed[0] == (len(data), len(data))  # divergence is seen at the end of an epoch
 
 
+def test_a_last_step_that_blows_up_is_divergence():
+    def run(epochs, val):
+        x, y = problem()
+        model = linear()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
+        return train(model, optimizer, [(x, y)], epochs=epochs, val=[(x, y)] if val else None)
+
+    blown = run(1, val=True)
+    assert blown.diverged and math.isfinite(blown.loss[0]) and not math.isfinite(blown.val_loss[0])
+    assert not run(1, val=False).diverged  # nothing has seen it
+    assert len(run(3, val=True).loss) == 2 and run(3, val=True).diverged
+
+
 def test_zero_rate_is_no_error():
     model, optimizer, data = setting(lr=0.0)
     before = flat(model)
@@ -202,6 +215,36 @@ def test_interrupt_waits_for_the_step_and_keeps_the_record(step, ctrl_c):
     expected = bare(twin, optimizer, (data * 3)[: step + 1], 1)
     assert stop.value.history.loss == expected and len(stop.value.history.lrs) == step + 1
     assert torch.equal(flat(model), flat(twin))  # the step in hand is whole
+
+
+def test_interrupt_that_ends_the_step_in_an_error_is_an_interrupt(ctrl_c):
+    model, optimizer, data = setting()
+    calls = []
+
+    def loss_fn(out, target):
+        calls.append(1)
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+            raise error
+        return F.cross_entropy(out, target)
+
+    error = RuntimeError("a worker exited unexpectedly")
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
+    assert stop.value.__cause__ is error and len(stop.value.history.loss) == len(stop.value.history.lrs) == 5
+    assert stop.value.__notes__ == ["5 steps were recorded: sys.last_value.history"]
+
+
+def test_an_error_without_an_interrupt_is_raised_as_it_is(ctrl_c):
+    model, optimizer, data = setting()
+    error = RuntimeError("spilt coffee")
+
+    def loss_fn(out, target):
+        raise error
+
+    with pytest.raises(RuntimeError) as caught:
+        train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
+    assert caught.value is error
 
 
 def test_second_interrupt_does_not_wait(ctrl_c):
@@ -326,6 +369,22 @@ def test_scheduler_step_is_one_of_two_words():
     model, optimizer, data = setting()
     with pytest.raises(ValueError, match="scheduler_step='step'"):
         train(model, optimizer, data, epochs=1, scheduler_step="step")
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, True, None])
+def test_epochs_that_are_none(epochs):
+    model, optimizer, data = setting()
+    with pytest.raises(ValueError, match=f"epochs={epochs}: give a whole number of at least 1"):
+        train(model, optimizer, data, epochs=epochs)
+
+
+def test_validation_batches_that_can_be_passed_over_once():
+    model, optimizer, data = setting()
+    before = flat(model)
+    with pytest.raises(ValueError, match="val is a generator, used up after the first epoch"):
+        train(model, optimizer, data, epochs=2, val=(b for b in data))
+    assert torch.equal(before, flat(model))
+    assert len(train(model, optimizer, data, epochs=1, val=(b for b in data)).val_loss) == 1
 
 
 def test_no_batches():
