@@ -213,6 +213,23 @@ def test_digest_sees_names_and_contents(tmp_path):
     assert len({one, two, submission.digest(tmp_path)}) == 3
 
 
+def test_a_file_that_cannot_be_read_has_a_digest_and_a_verdict(tmp_path, monkeypatch):
+    """Root reads everything, so the refusal is planted."""
+    (tmp_path / "a.ipynb").write_text("1")
+    whole = submission.digest(tmp_path)
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "open", refuse, raising=False)
+        refused = submission.digest(tmp_path)
+        assert refused == submission.digest(tmp_path) != whole
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = submission.read(tmp_path, "a")
+    assert found.problem == submission.UNREADABLE and "Permission denied" in found.remarks[0]
+
+
 def test_an_old_notebook_format_is_read(tmp_path):
     old = nbformat.convert(new_notebook(cells=[new_code_cell("x = 1")]), 3)
     (tmp_path / "old.ipynb").write_text(json.dumps(old))
