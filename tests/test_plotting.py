@@ -117,6 +117,42 @@ def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
     assert ax.get_xscale() == "log"
 
 
+def test_nothing_to_draw_is_said():
+    nothing = {
+        lrtut.lr_colors: ([],),
+        lrtut.plot_paths: ({},),
+        lrtut.plot_loss: ({},),
+        lrtut.plot_lr: ({},),
+        lrtut.plot_sweep: ([],),
+    }
+    for function, arguments in nothing.items():
+        with pytest.raises(ValueError, match=r"nothing to draw: give at least one learning rate, curve or run\."):
+            function(*arguments)
+    for rates in (History(), {"a": [0.1], "b": []}):
+        with pytest.raises(ValueError, match="no learning rate( of 'b')?: give at least one step."):
+            lrtut.plot_lr(rates)
+    with pytest.raises(ValueError, match="window=0: give a whole number of at least 1"):
+        lrtut.plot_loss(history(), window=0)
+    assert plt.get_fignums() == []
+
+
+def test_curves_whose_rates_look_alike_are_both_drawn():
+    close = {0.12345671: [1.0, 2.0], 0.12345672: [2.0, 1.0]}
+    assert [line.get_ydata()[0] for line in lrtut.plot_lr(close).lines] == [1.0, 2.0]
+    two = lrtut.plot_lr({"a": np.ones((2, 2)), "a group 0": [2.0, 2.0]})
+    assert [line.get_label() for line in two.lines] == ["a group 0", "a group 1", "a group 0"]
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64])
+def test_rates_of_numpys_kinds_have_the_colours_of_their_rates(kind):
+    rates = [kind(rate) for rate in ((1, 2, 900) if kind is np.int64 else (0.001, 0.0011, 1.0))]
+    expected = [lrtut.lr_colors(rates)[rate] for rate in rates]
+    for function, curve in ((lrtut.plot_loss, history()), (lrtut.plot_paths, [1.0, 2.0]), (lrtut.plot_lr, [1.0, 2.0])):
+        lines = function(dict.fromkeys(rates, curve)).lines
+        assert [tuple(line.get_color()) for line in lines] == expected, function.__name__
+        assert [line.get_label() for line in lines] == [f"{rate:g}" for rate in rates]
+
+
 def test_final_loss():
     assert final_loss(0.25) == 0.25
     assert final_loss(history()) == 0.5
