@@ -50,7 +50,7 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
     """
     source, origin = find_data()
     os.environ.update(kernel_environment(source, strict=strict))
-    print(f"Data: {'' if source == DIGITS else 'MNIST in '}{origin}.")
+    print(f"Data: {data_in_words(source, origin)}.")
     folder.mkdir(parents=True, exist_ok=True)
     documents = [nbformat.read(path, as_version=4) for path in notebooks]
     cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
@@ -73,6 +73,11 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
             raise
         finally:
             pool.shutdown()
+
+
+def data_in_words(source: str, origin: str) -> str:
+    """Which data set it is and why, from what `find_data` said."""
+    return origin if source == DIGITS else f"MNIST in {origin}"
 
 
 def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:

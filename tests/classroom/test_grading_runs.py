@@ -13,6 +13,9 @@ import nbformat
 import psutil
 import pytest
 
+from lrtut.data import find_data
+from lrtut.execution import data_in_words
+
 pytest.importorskip("nbgrader")
 
 from grading import submission
@@ -78,6 +81,8 @@ def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path, ctrl_c):
     run = start(root)
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
+    source, origin = find_data()
+    assert output.startswith(f"Data: {data_in_words(source, origin)}.\n")
     assert f"{len(STUDENTS)}  in all, {len(STUDENTS) - done} of them graded now" in output
     with Gradebook(f"sqlite:///{root}/gradebook.db") as gradebook:
         assert {s.student.id: s.score for s in gradebook.assignment_submissions(NAME)} == dict.fromkeys(STUDENTS, 5)
@@ -106,6 +111,7 @@ def test_a_worker_that_dies_costs_one_verdict():
 def server():
     """A cold one: it starts at once, and these kernels need no PyTorch."""
     with KernelServer(warm=False) as running:
+        assert running.data == ""  # its kernels look for data themselves
         yield running
 
 
@@ -177,7 +183,7 @@ def test_without_namespaces_the_limits_still_hold(server, tmp_path, monkeypatch)
         [sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kernel_variables()
     )
     try:
-        assert plain.stdout.readline() == b"ready\n"
+        assert plain.stdout.readline().strip() == b"ready"
         stub = SimpleNamespace(address=address, folder=server.folder)
         assert KernelServer.protections(stub) == []
         step = LimitedExecute(address=address, folder=server.folder, limits=Limits())
