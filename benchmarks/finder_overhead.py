@@ -23,10 +23,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import json
 import logging
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -38,6 +36,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from report import machine, write_whole
 from torch import nn
 
 import lrtut
@@ -262,21 +261,6 @@ def quartiles(values: list[float]) -> dict[str, float]:
     return {"median": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
 
 
-def machine() -> dict:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        cpu = platform.processor()
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": f"{cpu}, {torch.backends.cpu.get_cpu_capability()}",
-        "system": platform.system(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def report(results: dict) -> str:
     """A table: a finder a line; for each model the median and the quartiles of the ratio, and the marginal ratio."""
     models = results["models"]
@@ -327,7 +311,7 @@ def main() -> None:
     for name, make_model in MODELS.items():
         found = results["models"][name] = measure(make_model, batches[: 2 * STEPS], arguments.repeats)
         print(name, {finder: (f["steps"], f["ratio"]["median"]) for finder, f in found.items()}, flush=True)
-    arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    write_whole(arguments.out, results)
     print(report(results))
 
 

@@ -25,7 +25,6 @@ import logging
 import math
 import os
 import platform
-import re
 import statistics
 import tempfile
 import warnings
@@ -38,13 +37,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from finder_tasks import FOLKLORE, REPORT, TUNING, Task
+from report import write_readme, write_whole
 from torch.utils.data import DataLoader
 
 import lrtut
 from lrtut.rules import smooth, usable
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 GRID = [float(f"{10 ** (k / 3):.4g}") for k in range(-21, 4)]  # 1e-7 to 10
 PACKAGES = ("torch", "torch-lr-finder", "lightning", "pytorch-ignite", "fastai")
@@ -287,16 +286,6 @@ def report(records: dict) -> str:
     return "\n\n".join(parts)
 
 
-def write_readme(text: str, mark: str = "finders") -> None:
-    """Put the tables between the two marks of that name in README.md."""
-    path = HERE / "README.md"
-    page = path.read_text()
-    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
-    if not re.search(marks, page, re.S):
-        raise SystemExit(f"benchmarks/README.md has lost its marks <!-- {mark} --> … <!-- /{mark} -->")
-    path.write_text(re.sub(marks, lambda found: found[1] + text + "\n" + found[2], page, flags=re.S))
-
-
 # --- tuning ---------------------------------------------------------------------------------------------------------
 
 WIDTHS, DIVISORS = (0.1, 0.2, 0.3), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12)
@@ -384,14 +373,8 @@ def main() -> None:
     if arguments.tuning:
         show_tuning(records)
     else:
-        write_readme(report(records))
+        write_readme(report(records), "finders")
         print(report(records))
-
-
-def write_whole(path: Path, kept: dict) -> None:
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(kept, indent=1))
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import nbformat
 from nbgrader.api import Gradebook
-from training import machine, write_table
+from report import ONE_THREAD, machine, write_readme, write_whole
 
 HERE = Path(__file__).resolve().parent
 EXERCISES = HERE.parent / "exercises"
@@ -165,7 +165,7 @@ def main() -> None:
     if not os.environ.get("LRTUT_DATA"):
         parser.error("LRTUT_DATA must name the folder that holds MNIST/raw/, or be digits")
     # Plain kernels get one thread each as well: otherwise they would share the two cores in another way.
-    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    os.environ |= ONE_THREAD
     digits = os.environ["LRTUT_DATA"] == "digits"
     results = {"assignment": arguments.assignment, "students": arguments.students, "machine": machine()}
     results |= {"cores": len(os.sched_getaffinity(0)), "data": "digits" if digits else "MNIST", "ways": {}}
@@ -181,8 +181,8 @@ def main() -> None:
         figures["same_marks"] = sum(marks.get(student) == expected[student] for student in expected)
         results["ways"][way] = figures
         print(way, figures)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    write_table(report(results), "grading")
+    write_whole(RESULTS, results)
+    write_readme(report(results), "grading")
 
 
 if __name__ == "__main__":

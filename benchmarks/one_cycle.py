@@ -21,7 +21,8 @@ from multiprocessing import get_context
 
 import torch
 from finder_tasks import REPORT, Task
-from finders import RESULTS, SEEDS, final_loss, guessing, mean_loss, write_readme, write_whole
+from finders import RESULTS, SEEDS, final_loss, guessing, mean_loss
+from report import write_readme, write_whole
 
 MULTIPLES = (0.5, 1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 WAYS = ("constant", "one cycle")

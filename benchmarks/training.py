@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -26,8 +25,9 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results" / "training.json"
+from report import ONE_THREAD, machine, write_readme, write_whole
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
 SEEDS = (0, 1, 2)
 TARGET = 0.99
 VARIANTS = {
@@ -266,10 +266,9 @@ def parts() -> list[str]:
 
 def measure(part: str) -> dict:
     """Run one measurement in a process of its own, on one core unless it is about several."""
-    environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     call = part.split("#")[0]
     command = [sys.executable, __file__, "--part", call]
-    done = subprocess.run(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"{part} failed (exit status {done.returncode})")
     return json.loads(done.stdout.splitlines()[-1])
@@ -278,18 +277,6 @@ def measure(part: str) -> dict:
 def one_core() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
-def machine() -> dict:
-    import torch
-
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.system(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def report(results: dict) -> str:
@@ -324,15 +311,6 @@ def report(results: dict) -> str:
     return "\n".join(lines)
 
 
-def write_table(text: str, name: str = "training") -> None:
-    readme = HERE / "README.md"
-    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
-    readme.write_text(
-        pattern.sub(lambda _: f"{begin}\n{text}\n{end}", readme.read_text(encoding="utf-8")), encoding="utf-8"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
@@ -353,9 +331,9 @@ def main() -> None:
         if part not in results:
             results[part] = measure(part)
             print(part, results[part], flush=True)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            write_whole(RESULTS, results)
     text = report(results)
-    write_table(text)
+    write_readme(text, "training")
     print(text)
 
 

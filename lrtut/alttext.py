@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.collections import PathCollection
+from matplotlib.container import BarContainer, Container
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Transform
 
 _MOST_SERIES = 12
 
@@ -26,37 +34,124 @@ def _describe(ax: Axes) -> str:
     titles = [ax.get_title(loc) for loc in ("left", "center", "right")]
     title = " ".join(filter(None, titles))
     head = f"{title}. " if title else ""
-    axes = f"x axis: {_axis(ax, 'x')}; y axis: {_axis(ax, 'y')}."
-    series = [text for text in map(_series, ax.lines) if text]
-    more = f" And {len(series) - _MOST_SERIES} more." if len(series) > _MOST_SERIES else ""
-    return f"{head}Chart, {axes} " + " ".join(series[:_MOST_SERIES]) + more
+    (x_label, x_note), (y_label, y_note) = (_label(ax, which) for which in "xy")
+    axes = f"x axis: {x_label}, {_range(ax.xaxis)}; y axis: {y_label}, {_range(ax.yaxis)}."
+    series = sorted(_series(ax), key=lambda one: not one[0])  # what the legend shows comes first
+    texts = [f"{name or 'Series'}: {what}." for name, what in series if what]
+    more = [f"And {len(texts) - _MOST_SERIES} more."] if len(texts) > _MOST_SERIES else []
+    return f"{head}Chart, {axes} " + " ".join([*filter(None, [x_note, y_note]), *texts[:_MOST_SERIES], *more])
 
 
-def _axis(ax: Axes, which: str) -> str:
-    axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
-    low, high = sorted((low, high))
-    scale = ", log scale" if axis.get_scale() == "log" else ""
-    return f"{_label(ax, which) or 'no label'}, {low:.3g} to {high:.3g}{scale}"
+def _range(axis: Axis) -> str:
+    low, high = (_value(axis, end) for end in sorted(axis.get_view_interval()))
+    return f"{low} to {high}" + (", log scale" if axis.get_scale() == "log" else "")
 
 
-def _label(ax: Axes, which: str) -> str:
-    """An axis' label; where panels share an axis, it may stand at another panel or at the figure's edge."""
+def _value(axis: Axis, value: float) -> str:
+    """A place on an axis in words: a number, or the category or date that it stands for."""
+    if not axis.have_units():
+        return f"{value:.3g}"
+    axis.get_majorticklocs()  # how exactly a date is said depends on the ticks
+    return axis.get_major_formatter()(value)
+
+
+def _label(ax: Axes, which: str) -> tuple[str, str]:
+    """An axis' name, and what a label says below its first line.
+
+    Where panels share an axis, the label may stand at another panel or at the figure's edge.
+    """
     shared = (ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()).get_siblings(ax)
     labels = [getattr(panel, f"get_{which}label")() for panel in (ax, *shared)]
-    return next(filter(None, [*labels, getattr(ax.figure, f"get_sup{which}label")()]), "")
+    label = next(filter(None, [*labels, getattr(ax.figure, f"get_sup{which}label")()]), "no label")
+    first, *rest = label.splitlines()
+    return first, " ".join(rest)
 
 
-def _series(line) -> str:
-    label = str(line.get_label())
-    if label.startswith("_child"):  # matplotlib's name for a series that was given none
-        label = ""
-    x, y = (np.asarray(line.get_data()[i], float) for i in (0, 1))
-    kept = np.isfinite(x) & np.isfinite(y)
-    x, y = x[kept], y[kept]
-    name = label or "Series"
-    if len(y) == 0:
-        return f"{name}: no finite value."
-    if len(y) == 1:
-        return f"{name}: {y[0]:.3g} at {x[0]:.3g}."
+# --- what is drawn with data ------------------------------------------------------------------------------------------
+
+
+def _series(ax: Axes) -> Iterator[tuple[str, str]]:
+    """The name, or "", and what it shows, or "" for what is not in data."""
+    bars = [container for container in ax.containers if isinstance(container, BarContainer)]
+    of_bars = {id(patch) for container in bars for patch in container}
+    for line in filter(Artist.get_visible, ax.lines):
+        yield _name(line), _line(ax, line)
+    for collection in filter(Artist.get_visible, ax.collections):
+        if isinstance(collection, PathCollection):
+            x, y = np.ma.filled(np.ma.asarray(collection.get_offsets(), float), np.nan).T
+            inside = _in_data(ax, collection.get_offset_transform())
+            yield _name(collection), _points(ax.xaxis, ax.yaxis, x, y) if all(inside) else ""
+        else:
+            inside = _in_data(ax, collection.get_transform(), collection.get_offset_transform())
+            yield _name(collection), _extent(ax, inside, *collection.get_datalim(ax.transData).get_points().T)
+    for container in bars:
+        yield _name(container), _bars(ax, container)
+    for patch in filter(Artist.get_visible, ax.patches):
+        if id(patch) not in of_bars:
+            outline = patch.get_patch_transform().transform_path(patch.get_path()).get_extents()
+            yield _name(patch), _extent(ax, _in_data(ax, patch.get_data_transform()), *outline.get_points().T)
+
+
+def _name(artist: Artist | Container) -> str:
+    """The label; "" for one that the legend leaves out: matplotlib's own (`_child0`), or one that begins in the same way."""
+    label = str(artist.get_label() or "")
+    return "" if label.startswith("_") else label
+
+
+def _in_data(ax: Axes, *transforms: Transform) -> list[bool]:
+    """Whether x and y are in data, and not a share of the panel, as a vertical line's y is."""
+    return [any(way) for way in zip(*(t.contains_branch_seperately(ax.transData) for t in transforms), strict=True)]
+
+
+def _line(ax: Axes, line: Line2D) -> str:
+    x, y = (np.asarray(values, float) for values in line.get_data(orig=False))  # categories and dates as numbers
+    inside = _in_data(ax, line.get_transform())
+    if not all(inside):
+        return _extent(ax, inside, x, y)
+    if line.get_linestyle() == "None":
+        return _points(ax.xaxis, ax.yaxis, x, y)
+    x, y = _finite(x, y)
+    if len(y) < 2:
+        return _points(ax.xaxis, ax.yaxis, x, y)
     lowest = np.argmin(y)
-    return f"{name}: from {y[0]:.3g} to {y[-1]:.3g}, lowest {y[lowest]:.3g} at {x[lowest]:.3g}, highest {y.max():.3g}."
+    first, last, least, most = (_value(ax.yaxis, value) for value in (y[0], y[-1], y[lowest], y.max()))
+    return f"from {first} to {last}, lowest {least} at {_value(ax.xaxis, x[lowest])}, highest {most}"
+
+
+def _bars(ax: Axes, container: BarContainer) -> str:
+    boxes = np.array([(p.get_x(), p.get_y(), p.get_width(), p.get_height()) for p in container], float).reshape(-1, 4)
+    x, y, width, height = boxes.T
+    if container.orientation == "horizontal":
+        return _points(ax.yaxis, ax.xaxis, y + height / 2, x + width, "bars")
+    return _points(ax.xaxis, ax.yaxis, x + width / 2, y + height, "bars")
+
+
+def _points(place: Axis, level: Axis, places: np.ndarray, levels: np.ndarray, what: str = "points") -> str:
+    """Points that are not joined: `levels` on the axis `level` at `places` on the axis `place`."""
+    places, levels = _finite(places, levels)
+    if len(levels) == 0:
+        return "no finite value"
+    low, high = np.argmin(levels), np.argmax(levels)
+    least, most = (_value(level, levels[i]) for i in (low, high))
+    at_least, at_most = (_value(place, places[i]) for i in (low, high))
+    if len(levels) == 1:
+        return f"{least} at {at_least}"
+    if (places == places[0]).all():
+        return f"{len(levels)} {what} at {at_least}, from {least} to {most}"
+    return f"{len(levels)} {what}, lowest {least} at {at_least}, highest {most} at {at_most}"
+
+
+def _extent(ax: Axes, inside: Sequence[bool], x: np.ndarray, y: np.ndarray) -> str:
+    """From where to where on those axes on which it is in data; "" if on none."""
+    ranges = []
+    for which, axis, values, counts in zip("xy", (ax.xaxis, ax.yaxis), (x, y), inside, strict=True):
+        (values,) = _finite(values)
+        if counts and len(values):
+            ends = dict.fromkeys(_value(axis, end) for end in (values.min(), values.max()))
+            ranges.append(f"{which} = {' to '.join(ends)}")
+    return ", ".join(ranges)
+
+
+def _finite(*arrays: np.ndarray) -> list[np.ndarray]:
+    kept = np.isfinite(arrays).all(0)
+    return [array[kept] for array in arrays]

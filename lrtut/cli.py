@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lrtut.version import __version__, repository
@@ -20,7 +22,7 @@ class UserError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out."""
+    """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="lrtut", description="A course on the learning rate in PyTorch.")
     parser.add_argument("--version", action="version", version=f"lrtut {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -44,12 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"\nlrtut {arguments.command}: interrupted.", file=sys.stderr)
+        return 130
 
 
 def list_lessons() -> int:
     """Print each lesson's number, title and length."""
-    import nbformat
-
+    with notebook_side():
+        import nbformat
     for path in find_lessons(find_checkout()):
         head = nbformat.read(path, as_version=4).cells[0].source
         title = re.search(r"^# (?:\d\d · )?(.+)$", head, re.M)
@@ -68,10 +73,8 @@ def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     root = find_checkout()
     folder = root / "build" / "course"
     lessons = choose(find_lessons(root), numbers)
-    try:
+    with notebook_side():
         from lrtut import execution
-    except ImportError as error:
-        raise UserError(f"{error.name} is missing; install the notebook side: {NOTEBOOK_SIDE}") from None
     from lrtut.data import DataError
 
     try:
@@ -91,14 +94,30 @@ def open_lab(options: Sequence[str]) -> int:
     given = {option.split("=")[0] for option in options}  # JupyterLab refuses an option that comes twice
     ours = [option for option in lab_options() if option.split("=")[0] not in given]
     command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *ours, *options]
-    try:
+    with notebook_side():
         import jupyterlab  # noqa: F401
-    except ImportError:
-        raise UserError(f"jupyterlab is missing; install the notebook side: {NOTEBOOK_SIDE}") from None
+    lab = subprocess.Popen(command)
+    previous = signal.signal(signal.SIGTERM, lambda *_: lab.terminate())
     try:
-        return subprocess.run(command).returncode
-    except KeyboardInterrupt:  # Ctrl-C is how one leaves JupyterLab
-        return 0
+        while True:
+            # A terminal sends Ctrl-C to JupyterLab as well, which then asks, or shuts its kernels down and ends.
+            with contextlib.suppress(KeyboardInterrupt):
+                return lab.wait()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def notebook_side() -> Iterator[None]:
+    """Say of an import that fails in this block what to install.
+
+    Raises:
+        UserError: a module is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; install the notebook side: {NOTEBOOK_SIDE}") from None
 
 
 def lab_options() -> list[str]:

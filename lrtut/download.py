@@ -85,7 +85,10 @@ def _download(folder: Path) -> str:
     torchvision sets no timeout. A socket timeout bounds each wait on a connection, but not a name look-up, so the
     download runs in a thread that is left behind if the folder stops growing.
     """
-    import torchvision  # takes longer to import than torch, so only where it is needed
+    try:
+        import torchvision  # takes longer to import than torch, so only where it is needed
+    except Exception as error:  # beside another build of torch it raises a RuntimeError
+        return f"torchvision cannot be imported: {_last_line(error)}"
 
     outcome: list[BaseException | None] = []
 
@@ -114,7 +117,11 @@ def _download(folder: Path) -> str:
     finally:
         socket.setdefaulttimeout(timeout)
     error = outcome[0]
-    return "" if error is None else f"download failed: {str(error).strip().splitlines()[-1] or type(error).__name__}"
+    return "" if error is None else f"download failed: {_last_line(error)}"
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _bytes_in(folder: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 import re
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,20 +50,22 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
     """
     source, origin = find_data()
     os.environ.update(kernel_environment(source, strict=strict))
-    print(f"Data: {'' if source == DIGITS else 'MNIST in '}{origin}.")
+    print(f"Data: {data_in_words(source, origin)}.")
     folder.mkdir(parents=True, exist_ok=True)
     documents = [nbformat.read(path, as_version=4) for path in notebooks]
     cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
     running: set[int] = set()  # the kernels' process ids
+    interrupted = threading.Event()
     with tqdm(total=cells, unit="cell", desc="lrtut run") as bar:
         pool = ThreadPoolExecutor(jobs)
         try:
             tasks = [
-                pool.submit(_execute, path, document, folder, bar, running, strict)
+                pool.submit(_execute, path, document, folder, bar, running, interrupted, strict)
                 for path, document in zip(notebooks, documents, strict=True)
             ]
             return [task.result() for task in tasks]
         except KeyboardInterrupt:
+            interrupted.set()
             pool.shutdown(wait=False, cancel_futures=True)
             for pid in list(running):  # nbclient sees its kernel dead and returns
                 if psutil.pid_exists(pid):
@@ -70,6 +73,11 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
             raise
         finally:
             pool.shutdown()
+
+
+def data_in_words(source: str, origin: str) -> str:
+    """Which data set it is and why, from what `find_data` said."""
+    return origin if source == DIGITS else f"MNIST in {origin}"
 
 
 def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:
@@ -107,7 +115,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _execute(
-    path: Path, document: nbformat.NotebookNode, folder: Path, bar: tqdm, running: set[int], strict: bool
+    path: Path,
+    document: nbformat.NotebookNode,
+    folder: Path,
+    bar: tqdm,
+    running: set[int],
+    interrupted: threading.Event,
+    strict: bool,
 ) -> Outcome:
     peak, pid, current = 0, 0, 0
 
@@ -117,6 +131,8 @@ def _execute(
         if not pid:
             pid = client.km.provisioner.pid
             running.add(pid)
+        if interrupted.is_set():  # while this kernel was starting, and not yet among those that were killed
+            raise _Interrupted
 
     def after(cell, cell_index, **_):
         nonlocal peak
@@ -138,10 +154,9 @@ def _execute(
     try:
         client.execute()
     except CellExecutionError as failure:
-        value = failure.evalue.strip().splitlines()
-        error = f"cell {current}: {failure.ename}: {value[0] if value else ''}"
+        error = f"cell {current}: {_first_line(failure.ename, failure.evalue)}"
     except (CellTimeoutError, RuntimeError) as failure:  # a kernel that died, or did not start
-        error = f"cell {current}: {type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
+        error = f"cell {current}: {_first_line(type(failure).__name__, str(failure))}"
     finally:
         running.discard(pid)
     seconds = time.perf_counter() - start
@@ -152,6 +167,15 @@ def _execute(
     _write(folder / path.name, nbformat.writes(document))
     _write((folder / path.name).with_suffix(".html"), page)
     return Outcome(path.stem, seconds, peak, error)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C came: nothing of this notebook is run or written any more."""
+
+
+def _first_line(name: str, message: str) -> str:
+    """An error's name, and the first line of what it says, if it says anything."""
+    return ": ".join([name, *message.strip().splitlines()[:1]])
 
 
 def _drop_widgets(document: nbformat.NotebookNode) -> None:

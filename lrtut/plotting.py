@@ -12,6 +12,7 @@ import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import matplotlib
@@ -78,7 +79,13 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
 
 
 def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
-    """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest."""
+    """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest.
+
+    Raises:
+        ValueError: `lrs` is empty.
+    """
+    if len(lrs) == 0:
+        raise ValueError("nothing to draw: give at least one learning rate, curve or run.")
     ranked = sorted(set(lrs))
     logs = [math.log(max(lr, 1e-12)) for lr in ranked]
     spread = (logs[-1] - logs[0]) or 1.0
@@ -95,9 +102,14 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
 def plot_paths(
     paths: Mapping[Any, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
 ) -> Axes:
-    """Draw one path a learning rate (or name): `paths[lr]` is a sequence of values, one a step."""
-    ax = _axes(ax)
-    for i, (key, color) in enumerate(_colors(paths).items()):
+    """Draw one path a learning rate (or name): `paths[lr]` is a sequence of values, one a step.
+
+    Raises:
+        ValueError: `paths` is empty.
+    """
+    colors = _colors(paths)
+    ax = axes_or_new(ax)
+    for i, (key, color) in enumerate(colors.items()):
         style = {"marker": _MARKERS[i % len(_MARKERS)], "markevery": len(paths[key]) // 25 + 1, "ls": _LINES[i % 4]}
         ax.plot(paths[key], color=color, label=_label(key), **style)
     return finish(ax, xlabel, ylabel, title)
@@ -110,10 +122,16 @@ def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, ti
     Args:
         histories: one History, or a mapping from learning rate (or a name) to History.
         window: draw the mean of so many steps instead of each step.
+
+    Raises:
+        ValueError: `histories` is empty, or `window` below 1.
     """
-    ax = _axes(ax)
+    if window < 1:
+        raise ValueError(f"window={window!r}: give a whole number of at least 1.")
     histories = {"": histories} if isinstance(histories, History) else histories
-    for i, (key, color) in enumerate(_colors(histories).items()):
+    colors = _colors(histories)
+    ax = axes_or_new(ax)
+    for i, (key, color) in enumerate(colors.items()):
         loss = np.asarray(histories[key].loss, float)
         kept = loss[: len(loss) // window * window] if len(loss) >= window else loss
         mean = kept.reshape(-1, window).mean(1) if len(loss) >= window else kept
@@ -137,21 +155,27 @@ def plot_lr(
     Args:
         lrs: a History, an array `[steps]` or `[steps, groups]`, or a mapping from names to any of these.
         steps_per_epoch: if given, the x axis counts epochs.
+
+    Raises:
+        ValueError: `lrs` is empty, or one of its curves.
     """
-    ax = _axes(ax)
-    curves = lrs if isinstance(lrs, Mapping) else {"": lrs}
-    names = {}
-    for key, value in curves.items():
+    curves, labels = {}, {}  # by key, or by key and group where there are several
+    for key, value in (lrs if isinstance(lrs, Mapping) else {"": lrs}).items():
         rates = np.asarray(value.lrs if isinstance(value, History) else value, float)
+        if not len(rates):
+            raise ValueError(f"no learning rate{f' of {key!r}' if key != '' else ''}: give at least one step.")
         rates = rates[:, None] if rates.ndim == 1 else rates
-        for g in range(rates.shape[1]):
-            group = f"group {g}" if rates.shape[1] > 1 else ""
-            names[" ".join(filter(None, [_label(key), group]))] = rates[:, g]
-    for i, (name, color) in enumerate(_colors(names).items()):
-        rates = names[name]
+        for g, column in enumerate(rates.T):
+            one, name = ((key, g), f"{_label(key)} group {g}") if rates.shape[1] > 1 else (key, _label(key))
+            curves[one], labels[one] = column, name.strip()
+    colors = _colors(curves)
+    ax = axes_or_new(ax)
+    for i, (key, color) in enumerate(colors.items()):
+        rates = curves[key]
         x = np.arange(len(rates) + 1) / (steps_per_epoch or 1)  # the last rate lasts a step too
-        ax.plot(x, np.append(rates, rates[-1]), color=color, ls=_LINES[i % 4], drawstyle="steps-post", label=name)
-    values = np.concatenate(list(names.values()))
+        style = {"ls": _LINES[i % 4], "drawstyle": "steps-post"}
+        ax.plot(x, np.append(rates, rates[-1]), color=color, label=labels[key], **style)
+    values = np.concatenate(list(curves.values()))
     positive = values[values > 0]
     if len(positive) == len(values) and positive.max() / positive.min() > 20:
         ax.set_yscale("log")
@@ -181,10 +205,13 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
 
     Args:
         runs: what `sweep` returned; each result is a History or a number (see `final_loss`).
+
+    Raises:
+        ValueError: `runs` is empty.
     """
-    ax = _axes(ax)
     lrs = sorted({run.lr for run in runs})
     colors = lr_colors(lrs)
+    ax = axes_or_new(ax)
     losses = {lr: [final_loss(r.result) if r.error is None else math.nan for r in runs if r.lr == lr] for lr in lrs}
     finite = {lr: [v for v in values if math.isfinite(v)] for lr, values in losses.items()}
     whole = [lr for lr in lrs if finite[lr]]
@@ -212,7 +239,7 @@ def plot_images(
     x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
 ) -> Axes:
     """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them."""
-    ax = _axes(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
+    ax = axes_or_new(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
     images = x[:, 0].detach().cpu().numpy()
     n, height, width = images.shape
     rows, top = math.ceil(n / columns), 8  # pixels above an image, for its label
@@ -241,19 +268,20 @@ def _median(losses: Sequence[float]) -> float:
     return median if math.isfinite(median) else math.nan
 
 
-def _axes(ax: Axes | None, **kwargs) -> Axes:
+def axes_or_new(ax: Axes | None, **kwargs) -> Axes:
+    """`ax`, or the Axes of a new figure (`subplots`) for None."""
     return ax if ax is not None else subplots(**kwargs)[1]
 
 
 def _colors(curves: Mapping[Any, Any]) -> dict[Any, tuple]:
-    """By learning rate where the keys are numbers; evenly spread for names."""
-    if all(isinstance(key, int | float) for key in curves):
+    """By learning rate where the keys are numbers (or there are none: `lr_colors` says so); evenly spread for names."""
+    if all(isinstance(key, Real) for key in curves):
         return lr_colors(list(curves))
     return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0, _BRIGHTEST, len(curves))), strict=True))
 
 
 def _label(key: Any) -> str:
-    return f"{key:g}" if isinstance(key, int | float) else str(key)
+    return f"{key:g}" if isinstance(key, Real) else str(key)
 
 
 def finish(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:

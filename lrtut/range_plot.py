@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 from matplotlib.axes import Axes
 
-from lrtut.plotting import finish, styled, subplots
+from lrtut.plotting import axes_or_new, finish, styled
 from lrtut.rules import OTHER, PLAIN, NoSuggestion, ceiling
 
 
@@ -18,7 +18,7 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
     The shaded region reaches from the suggestion to the rate at the minimum. Where there is no suggestion, the words say
     what was seen instead.
     """
-    ax = ax if ax is not None else subplots()[1]
+    ax = axes_or_new(ax)
     finite = np.isfinite(test.loss)
     ax.plot(test.lr[finite], test.loss[finite], color="0.7", lw=1, label="loss before each step")
     ax.plot(test.lr, test.smoothed, color="#31688e", lw=2, label="smoothed")

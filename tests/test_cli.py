@@ -1,3 +1,4 @@
+import asyncio
 import os
 import re
 import signal
@@ -6,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -118,9 +120,7 @@ def test_lab_as_root_and_in_a_container_says_what_it_does(monkeypatch, capsys):
 
 def test_lab_hands_options_on(checkout, monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        cli.subprocess, "run", lambda command: calls.append(command) or type("Done", (), {"returncode": 0})
-    )
+    monkeypatch.setattr(cli.subprocess, "Popen", lambda command: calls.append(command) or SimpleNamespace(wait=int))
     monkeypatch.setattr(cli, "lab_options", lambda: ["--allow-root"])
     assert cli.main(["lab", "--port", "9999"]) == 0
     assert calls[0][1:] == ["-m", "jupyterlab", str(checkout / "notebooks"), "--allow-root", "--port", "9999"]
@@ -142,10 +142,10 @@ def test_a_word_too_many_is_named(checkout, capsys):
     assert done.value.code == 2 and "unrecognized arguments: --fast" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command, missing", [("run", "nbclient"), ("lab", "jupyterlab")])
+@pytest.mark.parametrize("command, missing", [("list", "nbformat"), ("run", "nbclient"), ("lab", "jupyterlab")])
 def test_without_the_notebook_side_it_says_what_to_install(checkout, monkeypatch, capsys, command, missing):
     monkeypatch.setattr(cli, "lab_options", lambda: [])
-    monkeypatch.setattr(cli.subprocess, "run", lambda command: pytest.fail("it was started all the same"))
+    monkeypatch.setattr(cli.subprocess, "Popen", lambda command: pytest.fail("it was started all the same"))
     for name in ("lrtut.execution", missing):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr(lrtut, "execution", raising=False)
@@ -155,13 +155,50 @@ def test_without_the_notebook_side_it_says_what_to_install(checkout, monkeypatch
     assert "missing; install the notebook side: uv sync" in said and missing in said
 
 
-def test_ctrl_c_is_how_one_leaves_jupyterlab(checkout, monkeypatch):
-    def interrupted(command):
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for JupyterLab is a shell script")
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_jupyterlab_ends_by_itself_on_ctrl_c_and_on_a_polite_end(checkout, monkeypatch, ctrl_c, name):
+    up, ended = checkout / "up", checkout / "ended"
+    lab = checkout / "lab.sh"
+    # The interpreter's stand-in takes two seconds to shut down, as JupyterLab does for its kernels.
+    lab.write_text(
+        f"#!/bin/sh\ntrap 'sleep 2; echo {name} > {ended}; exit 0' {name}\necho $$ > {up}.part\n"
+        f"mv {up}.part {up}\ni=0\nwhile [ $i -lt 150 ]; do sleep 0.1; i=$((i + 1)); done\nexit 9\n"
+    )
+    lab.chmod(0o755)
+    monkeypatch.setattr(cli, "lab_options", lambda: [])
+    monkeypatch.setattr(cli.sys, "executable", str(lab))
+
+    def press():
+        while not up.exists():
+            time.sleep(0.05)
+        if name == "INT":  # a terminal sends it to both, and people press it twice
+            os.kill(int(up.read_text()), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.4)
+        os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.append("TERM"))
+    try:
+        presses = threading.Thread(target=press, daemon=True)
+        presses.start()
+        assert cli.main(["lab"]) == 0
+        assert ended.read_text() == f"{name}\n" and received == []
+        presses.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # afterwards it is handled as before
+        assert received == ["TERM"]
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_ctrl_c_is_one_line_and_no_traceback(checkout, monkeypatch, capsys):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "lab_options", lambda: [])
-    monkeypatch.setattr(cli.subprocess, "run", interrupted)
-    assert cli.main(["lab"]) == 0
+    monkeypatch.setattr(execution, "execute_all", interrupted)
+    assert cli.main(["run", "01"]) == 130
+    assert capsys.readouterr().err == "\nlrtut run: interrupted.\n"
 
 
 def test_a_container_is_known_by_the_file_that_docker_or_podman_leaves(monkeypatch):
@@ -191,6 +228,40 @@ def test_ctrl_c_ends_the_kernels_too(checkout, ctrl_c):
     assert time.monotonic() - began < 300  # it did not wait for the cell
     pid = int(mark.read_text())
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_ctrl_c_while_a_kernel_starts_runs_no_cell(checkout, ctrl_c, monkeypatch):
+    mark, path = checkout / "ran", checkout / "notebooks" / "03_lesson.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(f"open({str(mark)!r}, 'w').close()")]), path)
+    execute, pids = execution.NotebookClient.execute, []
+
+    def press_and_execute(client):
+        started = client.async_start_new_kernel_client
+
+        async def slowly():
+            result = await started()
+            pids.append(client.km.provisioner.pid)
+            os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it
+            await asyncio.sleep(1)
+            return result
+
+        client.async_start_new_kernel_client = slowly
+        return execute(client)
+
+    monkeypatch.setattr(execution.NotebookClient, "execute", press_and_execute)
+    with pytest.raises(KeyboardInterrupt):
+        execution.execute_all([path], checkout / "build")
+    assert not mark.exists() and list((checkout / "build").iterdir()) == []
+    assert not psutil.pid_exists(pids[0]) or psutil.Process(pids[0]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_error_without_words_is_a_row_in_the_table(checkout, monkeypatch):
+    def fail(client):
+        raise RuntimeError
+
+    monkeypatch.setattr(execution.NotebookClient, "execute", fail)
+    (outcome,) = execution.execute_all([checkout / "notebooks" / "03_lesson.ipynb"], checkout / "build")
+    assert outcome.error == "cell 0: RuntimeError"
 
 
 def test_peak_memory_where_the_system_keeps_no_record_of_it(monkeypatch):

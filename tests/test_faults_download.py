@@ -139,6 +139,34 @@ def test_network_that_swallows_packets(mirror, capsys, monkeypatch):
     assert list(mirror.cache.iterdir()) == []
 
 
+class Wordless(Exception):
+    def __str__(self):
+        return " \n"
+
+
+@pytest.mark.parametrize("error, said", [(TimeoutError(), "TimeoutError"), (Wordless(), "Wordless")])
+def test_download_that_fails_without_a_word_says_the_errors_name(mirror, capsys, monkeypatch, error, said):
+    import torchvision
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fail)
+    assert_digits(capsys, f"(download failed: {said})")
+
+
+@pytest.mark.parametrize("error", ["ImportError('no such file\\n\\nReinstall it.')", "RuntimeError()"])
+def test_torchvision_that_cannot_be_imported(mirror, tmp_path, capsys, monkeypatch, error):
+    (tmp_path / "torchvision.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    assert_digits(capsys, "torchvision cannot be imported: Reinstall it.|torchvision cannot be imported: RuntimeError")
+    assert list(mirror.cache.iterdir()) == []
+    (tmp_path / "torchvision.py").write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        load_mnist()
+
+
 def test_server_that_drips(mirror, capsys, monkeypatch):
     import torchvision
 

@@ -1,4 +1,5 @@
 import math
+import re
 
 import IPython
 import matplotlib
@@ -116,6 +117,42 @@ def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
     assert ax.get_xscale() == "log"
 
 
+def test_nothing_to_draw_is_said():
+    nothing = {
+        lrtut.lr_colors: ([],),
+        lrtut.plot_paths: ({},),
+        lrtut.plot_loss: ({},),
+        lrtut.plot_lr: ({},),
+        lrtut.plot_sweep: ([],),
+    }
+    for function, arguments in nothing.items():
+        with pytest.raises(ValueError, match=r"nothing to draw: give at least one learning rate, curve or run\."):
+            function(*arguments)
+    for rates in (History(), {"a": [0.1], "b": []}):
+        with pytest.raises(ValueError, match="no learning rate( of 'b')?: give at least one step."):
+            lrtut.plot_lr(rates)
+    with pytest.raises(ValueError, match="window=0: give a whole number of at least 1"):
+        lrtut.plot_loss(history(), window=0)
+    assert plt.get_fignums() == []
+
+
+def test_curves_whose_rates_look_alike_are_both_drawn():
+    close = {0.12345671: [1.0, 2.0], 0.12345672: [2.0, 1.0]}
+    assert [line.get_ydata()[0] for line in lrtut.plot_lr(close).lines] == [1.0, 2.0]
+    two = lrtut.plot_lr({"a": np.ones((2, 2)), "a group 0": [2.0, 2.0]})
+    assert [line.get_label() for line in two.lines] == ["a group 0", "a group 1", "a group 0"]
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.int64])
+def test_rates_of_numpys_kinds_have_the_colours_of_their_rates(kind):
+    rates = [kind(rate) for rate in ((1, 2, 900) if kind is np.int64 else (0.001, 0.0011, 1.0))]
+    expected = [lrtut.lr_colors(rates)[rate] for rate in rates]
+    for function, curve in ((lrtut.plot_loss, history()), (lrtut.plot_paths, [1.0, 2.0]), (lrtut.plot_lr, [1.0, 2.0])):
+        lines = function(dict.fromkeys(rates, curve)).lines
+        assert [tuple(line.get_color()) for line in lines] == expected, function.__name__
+        assert [line.get_label() for line in lines] == [f"{rate:g}" for rate in rates]
+
+
 def test_final_loss():
     assert final_loss(0.25) == 0.25
     assert final_loss(history()) == 0.5
@@ -163,6 +200,73 @@ def test_alt_text_of_panels_images_unnamed_series_and_nothing():
     flat = lrtut.subplots()[1]
     flat.plot([math.nan, math.nan], label="lost")
     assert "lost: no finite value." in alt_text(flat.figure)
+
+
+def said(figure):
+    """The sentences of a figure's alt text that tell of its series."""
+    return [sentence for sentence in re.split(r"(?<=\.) ", alt_text(figure)) if re.match(r"[^:;]+: [^;]+$", sentence)]
+
+
+def test_alt_text_of_a_sweep_tells_rates_and_losses_and_no_place_in_the_picture():
+    runs = [Run(0.1, 0, 1.0), Run(0.1, 1, 1.2), Run(1.0, 0, 0.5), Run(1.0, 1, 0.6), Run(10.0, 0, math.nan)]
+    assert said(lrtut.plot_sweep(runs).figure) == [
+        "median: from 1.1 to 0.55, lowest 0.55 at 1, highest 1.1.",
+        "diverged (runs): x = 10.",
+        "range over seeds: x = 0.1 to 1, y = 0.5 to 1.2.",
+        "Series: 2 points at 0.1, from 1 to 1.2.",
+        "Series: 2 points at 1, from 0.5 to 0.6.",
+    ]
+
+
+def test_alt_text_of_a_range_test_says_where_the_suggestion_is_and_its_words_apart_from_the_axis():
+    lrs = np.geomspace(1e-4, 10, 200)
+    fall = 2.3 - 1.5 * np.exp(-(((np.log10(lrs) + 0.5) / 0.8) ** 2))
+    test = lrtut.RangeTest(lrs[:, None], fall + np.where(lrs > 2, 3 * (lrs - 2), 0), 3.0)
+    figure, least = test.plot().figure, test.suggestion() * test.divisor
+    sentences = said(figure)
+    assert f"suggestion {test.suggestion():.2g}: x = {test.suggestion():.3g}." in sentences
+    region = f"x = {test.suggestion():.3g} to {least:.3g}."
+    assert f"from the suggestion to the minimum: {region}" in sentences
+    assert re.search(r"x axis: learning rate, [\d.e-]+ to [\d.]+, log scale; y axis: ", alt_text(figure))
+    assert f". The smoothed loss is lowest at {least:.2g}; " in alt_text(figure)
+
+
+def test_alt_text_of_dots_bars_and_areas():
+    figure, ax = lrtut.subplots()
+    ax.scatter([1, 2, 3, 4], [4, 5, 6, math.nan], label="dots")
+    ax.scatter([], [], label="none")
+    ax.bar([1, 2, 3], [4, 5, -6], label="bars")
+    ax.barh([1, 2], [7, 5])
+    ax.fill_between([1, 2], [0, 1], [3, 2])
+    ax.axhspan(1, 2)
+    ax.axhline(1, label="level")
+    ax.plot([1, 2], [3, 4], label="_nolegend_")
+    ax.plot([1, 2], [3, 4], label="hidden", visible=False)
+    ax.plot([0.1, 0.9], [0.1, 0.9], transform=ax.transAxes, label="frame")
+    ax.axline((0, 1), slope=2, label="through the whole panel")
+    ax.set(xlim=(0, 5), ylim=(-10, 20))
+    assert said(figure) == [
+        "level: y = 1.",
+        "dots: 3 points, lowest 4 at 1, highest 6 at 3.",
+        "none: no finite value.",
+        "bars: 3 bars, lowest -6 at 3, highest 5 at 2.",
+        "Series: from 3 to 4, lowest 3 at 1, highest 4.",
+        "Series: x = 1 to 2, y = 0 to 3.",
+        "Series: 2 bars, lowest 5 at 2, highest 7 at 1.",
+        "Series: y = 1 to 2.",
+    ]
+
+
+def test_alt_text_of_names_and_dates():
+    figure, (names, bars, dates) = lrtut.subplots(1, 3)
+    names.plot(["SGD", "Adam"], [5, 4])
+    bars.bar(["SGD", "Adam"], [5, 4], label="loss")
+    dates.plot(np.array(["2024-01-01", "2024-01-31"], "datetime64[D]"), [5, 4])
+    text = alt_text(figure)
+    assert "no label, SGD to Adam;" in text and "Series: from 5 to 4, lowest 4 at Adam, highest 5." in text
+    assert "loss: 2 bars, lowest 4 at Adam, highest 5 at SGD." in text
+    assert "lowest 4 at 2024-01-31, highest 5." in text
+    assert "SGD to Adam" in figure._repr_html_()
 
 
 def test_a_notebook_shows_a_figure_as_html_alone(monkeypatch):

@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from lrtut.cli import find_lessons
@@ -107,6 +108,24 @@ def test_modules_are_small_and_import_one_way():
         assert imported <= set(order[:i]), (name, imported)
         assert len(source.splitlines()) <= 300, name
     assert {p.stem for p in (ROOT / "lrtut").glob("*.py")} == {*order, "__init__"}
+
+
+def test_each_benchmarks_table_has_its_place(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from report import write_readme, write_whole
+
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
+    marks = [mark for source in sources.values() for mark in re.findall(r'write_readme\(.+, "(.+)"\)', source)]
+    assert sorted(marks) == ["finders", "grading", "one cycle", "training"]
+    page = tmp_path / "README.md"
+    page.write_text(text("benchmarks/README.md"), encoding="utf-8")
+    for mark in marks:
+        write_readme(rf"\1 {mark}", mark, page)
+        assert f"<!-- {mark} -->\n\\1 {mark}\n<!-- /{mark} -->" in page.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="has lost its marks <!-- speed -->"):
+        write_readme("", "speed", page)
+    write_whole(tmp_path / "a.json", {"a": 1})
+    assert (tmp_path / "a.json").read_text() == '{\n "a": 1\n}\n' and not (tmp_path / "a.part").exists()
 
 
 def test_import_brings_in_nothing_heavy():

@@ -52,6 +52,7 @@ class KernelServer:
     Attributes:
         folder: a short temporary folder (a socket's path has 107 bytes at most); no kernel sees it.
         address: the server's socket.
+        data: which data set the kernels read and why, in words; "" for a server that is not warm.
 
     Raises:
         GradingError: this is not Linux, or the server does not start.
@@ -74,7 +75,8 @@ class KernelServer:
             env=kernel_variables(),
             start_new_session=True,  # Ctrl-C is for the grader, which then lets go of its kernels one by one
         )
-        if self._process.stdout.readline() != b"ready\n":
+        ready, _, self.data = self._process.stdout.readline().decode().strip().partition(" ")
+        if ready != "ready":
             self._log.seek(0)
             said = self._log.read().strip()
             self.__exit__()

@@ -60,7 +60,7 @@ def grade(
         limits: what each may use.
         again: grade those too that have been graded.
         warm: without it every kernel imports PyTorch anew.
-        progress: a bar on stderr, and a line for each submission that was not simply graded.
+        progress: at the start which data judge, a bar on stderr, and a line for each submission that was not simply graded.
 
     Raises:
         GradingError: says what is missing and what to do.
@@ -84,6 +84,8 @@ def grade(
     if todo:
         with KernelServer(warm) as server:
             hide = courses.to_hide(course, [server.folder, os.environ.get("LRTUT_DATA", "/")])
+            if server.data and progress:
+                tqdm.write(f"Data: {server.data}.")
             granted = server.protections(hide)
             missing = [sentence for key, sentence in PROTECTIONS.items() if key not in granted]
             if missing and progress:

@@ -40,18 +40,17 @@ WARM_MODULES = (
 
 def serve(address: str, warm: bool) -> None:
     """Accept one connection a kernel until standard input closes."""
-    with os.fdopen(os.dup(1), "w") as answer:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as answer:
         os.dup2(2, 1)  # whatever an import or a kernel prints belongs into the log
         _serve(address, warm, answer)
 
 
 def _serve(address: str, warm: bool, answer) -> None:
-    if warm:
-        _preload()
+    data = _preload() if warm else ""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen(64)
-        print("ready", file=answer, flush=True)
+        print("ready", data, file=answer, flush=True)
         while True:
             readable, _, _ = select.select([listener, sys.stdin], [], [], 1.0)
             if sys.stdin in readable:
@@ -68,7 +67,8 @@ def _serve(address: str, warm: bool, answer) -> None:
                     pass
 
 
-def _preload() -> None:
+def _preload() -> str:
+    """Import what notebooks import, and find the data; which these are, in words."""
     from importlib import import_module
 
     for name in WARM_MODULES:
@@ -76,9 +76,10 @@ def _preload() -> None:
     import torch
 
     from lrtut.data import DIGITS, find_data
-    from lrtut.execution import kernel_environment
+    from lrtut.execution import data_in_words, kernel_environment
 
-    os.environ.update(kernel_environment(find_data()[0]))  # kernels have no network to look for data
+    source, origin = find_data()
+    os.environ.update(kernel_environment(source))  # kernels have no network to look for data
     if os.environ["LRTUT_DATA"] == DIGITS:
         import_module("sklearn.datasets")
 
@@ -86,6 +87,7 @@ def _preload() -> None:
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         raise RuntimeError(f"an import has started {threads - 1} threads; what is forked now could hang")
+    return data_in_words(source, origin)
 
 
 def _leave(step, *args) -> None:

@@ -82,10 +82,15 @@ def _cell(cell: dict) -> NotebookNode:
         {
             "cell_type": kind if kind in ("code", "markdown") else "raw",
             "source": source.encode("utf-8", "replace").decode(),  # lone surrogates cannot be hashed or stored
-            "id": cell.get("id"),
-            "metadata": {key: metadata[key] for key in ("id", "nbgrader") if key in metadata},
+            "id": _text(cell.get("id")),
+            "metadata": {"id": _text(metadata.get("id")), "nbgrader": metadata.get("nbgrader")},
         }
     )
+
+
+def _text(value: object) -> str | None:
+    """An id is looked up by `repair`, so it must be text; anything else is as good as none."""
+    return value if isinstance(value, str) else None
 
 
 def copy_other_files(folder: Path, to: Path) -> list[str]:
@@ -119,14 +124,18 @@ def _is_time(path: Path) -> bool:
 
 
 def digest(folder: Path) -> str:
-    """A hash of all files of a submission, names included."""
+    """A hash of all files of a submission, names included; of a file that cannot be read, of why."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            total.update(f"{path.relative_to(folder)} is no file\n".encode("utf-8", "surrogateescape"))
-            continue
-        total.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
-        with open(path, "rb") as file:
-            while part := file.read(1 << 20):
-                total.update(part)
+        total.update(f"{path.relative_to(folder)} ".encode("utf-8", "surrogateescape"))
+        try:
+            if path.is_symlink() or not path.is_file():
+                total.update(b"is no file\n")
+                continue
+            total.update(f"{path.stat().st_size}\n".encode())
+            with open(path, "rb") as file:
+                while part := file.read(1 << 20):
+                    total.update(part)
+        except OSError as error:
+            total.update(type(error).__name__.encode())
     return total.hexdigest()

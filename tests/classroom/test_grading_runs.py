@@ -13,6 +13,9 @@ import nbformat
 import psutil
 import pytest
 
+from lrtut.data import find_data
+from lrtut.execution import data_in_words
+
 pytest.importorskip("nbgrader")
 
 from grading import submission
@@ -78,6 +81,8 @@ def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path, ctrl_c):
     run = start(root)
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
+    source, origin = find_data()
+    assert output.startswith(f"Data: {data_in_words(source, origin)}.\n")
     assert f"{len(STUDENTS)}  in all, {len(STUDENTS) - done} of them graded now" in output
     with Gradebook(f"sqlite:///{root}/gradebook.db") as gradebook:
         assert {s.student.id: s.score for s in gradebook.assignment_submissions(NAME)} == dict.fromkeys(STUDENTS, 5)
@@ -106,6 +111,7 @@ def test_a_worker_that_dies_costs_one_verdict():
 def server():
     """A cold one: it starts at once, and these kernels need no PyTorch."""
     with KernelServer(warm=False) as running:
+        assert running.data == ""  # its kernels look for data themselves
         yield running
 
 
@@ -177,7 +183,7 @@ def test_without_namespaces_the_limits_still_hold(server, tmp_path, monkeypatch)
         [sys.executable, "-c", code, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=kernel_variables()
     )
     try:
-        assert plain.stdout.readline() == b"ready\n"
+        assert plain.stdout.readline().strip() == b"ready"
         stub = SimpleNamespace(address=address, folder=server.folder)
         assert KernelServer.protections(stub) == []
         step = LimitedExecute(address=address, folder=server.folder, limits=Limits())
@@ -211,6 +217,23 @@ def test_digest_sees_names_and_contents(tmp_path):
     two = submission.digest(tmp_path)
     (tmp_path / "b").write_text("2")
     assert len({one, two, submission.digest(tmp_path)}) == 3
+
+
+def test_a_file_that_cannot_be_read_has_a_digest_and_a_verdict(tmp_path, monkeypatch):
+    """Root reads everything, so the refusal is planted."""
+    (tmp_path / "a.ipynb").write_text("1")
+    whole = submission.digest(tmp_path)
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "open", refuse, raising=False)
+        refused = submission.digest(tmp_path)
+        assert refused == submission.digest(tmp_path) != whole
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = submission.read(tmp_path, "a")
+    assert found.problem == submission.UNREADABLE and "Permission denied" in found.remarks[0]
 
 
 def test_an_old_notebook_format_is_read(tmp_path):
