@@ -1,5 +1,6 @@
 """Answers to the exercises, right and wrong (tests/answers/*.yaml), and submissions composed of them."""
 
+import ast
 from pathlib import Path
 
 import yaml
@@ -21,3 +22,20 @@ def compositions(assignment):
                 if k < len(answers[kind])
             }
     return made
+
+
+def forgetful(source):
+    """{task: (answer's name, code, False)}: the solutions of this source notebook, without a single `return`."""
+    made = {}
+    for cell in source.cells:
+        task = cell.id.removesuffix("-answer")
+        if cell.cell_type == "code" and task != cell.id:
+            code = ast.unparse(_NoReturn().visit(ast.parse(cell.source)))
+            if code != ast.unparse(ast.parse(cell.source)):
+                made[task] = ("the return forgotten", code, False)
+    return made
+
+
+class _NoReturn(ast.NodeTransformer):
+    def visit_Return(self, node):
+        return ast.copy_location(ast.Expr(node.value), node)

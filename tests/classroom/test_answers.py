@@ -6,6 +6,7 @@ needs Linux.
 """
 
 import os
+import re
 import shutil
 import sys
 from copy import deepcopy
@@ -16,7 +17,7 @@ import pytest
 
 pytest.importorskip("nbgrader")
 
-from answers import ANSWERS, compositions
+from answers import ANSWERS, compositions, forgetful
 from grading import course as courses
 from grading.autograde import GRADED
 from nbgrader.api import Gradebook
@@ -83,6 +84,25 @@ def marks_of(root, name, student):
     return got
 
 
+def untold(root, name, student):
+    """What the feedback shows for a wrong answer where a sentence should be: another error, or one without words.
+
+    An error that the answer itself raises is the student's own, and a ValueError of torch's says what is wrong.
+    """
+    notebook = nbformat.read(root / "autograded" / student / name / f"{name}.ipynb", 4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    answers = {cell.execution_count for cell in cells if cell.metadata.get("nbgrader", {}).get("solution")}
+    for cell in cells:
+        for error in (output for output in cell.outputs if output.output_type == "error"):
+            places = re.findall(
+                r"Cell In\[(\d+)\]|File (\S+)", re.sub(r"\x1b\[[\d;]*m", "", "\n".join(error.traceback))
+            )
+            told = error.ename == "AssertionError" and len(re.findall(r"[^\W\d]{2,}", error.evalue)) >= 3
+            told |= error.ename == "ValueError" and "/torch/" in places[-1][1]
+            if not told and int([number for number, _ in places if number][-1]) not in answers:
+                yield f"{cell.metadata.nbgrader.grade_id}, {student}: {error.ename}: {error.evalue}"
+
+
 def run(root, name):
     limits = Limits(cell_seconds=200, seconds=500)  # other tests run beside this one
     return grade(root, name, workers=1, limits=limits, progress=False).results
@@ -99,9 +119,10 @@ def test_nbgrader_gives_the_sources_solutions_all_points_on_the_small_digits(cou
 
 @needs_linux
 @each_assignment
-def test_right_answers_get_all_points_and_wrong_ones_do_not(course, name):
+def test_right_answers_get_all_points_and_wrong_ones_a_reason_why_not(course, name):
     hand_in(course, name, "untouched")
-    submissions = {"solved": {}, **compositions(name)}
+    source = nbformat.read(course / "source" / name / f"{name}.ipynb", 4)
+    submissions = {"solved": {}, **compositions(name), "forgetful": forgetful(source)}
     for student, answers in submissions.items():
         hand_in(course, name, student, answers)
     results, faults = run(course, name), []
@@ -113,4 +134,5 @@ def test_right_answers_get_all_points_and_wrong_ones_do_not(course, name):
             answer, _, right = answers.get(task, ("the source's", None, True))
             if (marks == most) != right:
                 faults.append(f"{task}, {answer!r}: {marks} of {most}, though it is {'right' if right else 'wrong'}")
+        faults += untold(course, name, student)
     assert not faults, "\n".join(faults)

@@ -1,5 +1,6 @@
 """The course folder works with nbgrader's own commands, and nothing of a class is tracked by git."""
 
+import csv
 import re
 import shutil
 import subprocess
@@ -66,6 +67,33 @@ def test_the_page_names_every_limit_and_verdict_as_they_are():
     assert defaults == [*wanted, 100 * limits["output_mb"], limits["file_mb"]]
     table = PAGE[PAGE.index("| verdict |") : PAGE.index("Remarks about the file")]
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(VERDICTS)
+
+
+def test_a_student_of_the_roster_who_handed_in_nothing_has_zero(tmp_path):
+    root = make_course(tmp_path / "course")
+    columns = re.findall(
+        r"`(\w+)`", PAGE[PAGE.index("names its columns:") : PAGE.index("## Hand out")].replace("submitted/", "")
+    )
+    with (root / "roster.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([columns, [f"{column}-of-ada" for column in columns]])
+    (line,) = re.findall(r"`nbgrader (db student import .+?)`", PAGE)
+    command(root, *line.split())
+    command(root, "export", "--to", "grades.csv")
+    (row,) = csv.DictReader((root / "grades.csv").read_text(encoding="utf-8").splitlines())
+    assert row["student_id"] == "id-of-ada" and row["email"] == "email-of-ada" and float(row["score"]) == 0
+
+
+def test_the_pages_variant_is_hidden_from_students(tmp_path):
+    from grading import course as courses
+
+    ((variant, to),) = re.findall(r"make_release\.py --variant (\S+) --to (\S+)", PAGE)
+    assert re.findall(r"grade\.py \S+ --course (\S+)", PAGE) == [to]
+    course, file = tmp_path / "exercises" / to, tmp_path / "exercises" / variant
+    (tmp_path / "exercises").mkdir()
+    course.mkdir()
+    shutil.copy(EXERCISES / "nbgrader_config.py", course)
+    file.write_text("SEED = 1", encoding="utf-8")
+    assert str(file.resolve()) in courses.to_hide(courses.load(course)[0], [])
 
 
 def test_the_graders_modules_are_small_and_import_one_way():

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 
 import lrtut
 from lrtut.cli import find_lessons, repository
@@ -206,6 +208,18 @@ def test_a_teachers_variant_changes_source_and_release_elsewhere(tmp_path):
     assert "INITIAL_LR = 1.0  # variant" in handed_out and "STEP_SIZE = 4  # variant" in handed_out
     assert "GAMMA = 0.5  # variant" in handed_out and "31415" not in handed_out
     assert make_release.main(["--check"]) == 0
+
+
+def test_no_rate_of_a_variant_is_so_small_that_any_other_passes_for_it():
+    notebooks = make_release.sources()
+    make_release.apply_variant(notebooks, {"02_step_decay": {"GAMMA": 0.1}})
+    cells = {cell.id: cell.source for cell in notebooks["02_step_decay"].cells}
+    names = {"np": np, "torch": torch, "StepLR": torch.optim.lr_scheduler.StepLR}
+    for task in ("predict-given", "predict-answer", "predict-test"):
+        exec(cells[task], names)
+    names["at_37_stepped_after_batches"] = lambda: 1e-9
+    with pytest.raises(AssertionError, match="smaller rate"):
+        exec(cells["predict-hidden"], names)
 
 
 @pytest.mark.parametrize(
