@@ -124,7 +124,7 @@ MISTAKES = [
     Mistake("04", WRONG_GROUP, "late-run", "rates[1] for rates", "rates[0] for rates"),
     Mistake("04", LEFT_OUT, "late-define", "scheduler.step()\n", "None\n"),
     Mistake("04", LEFT_OUT, "checkpoint-run", "scheduler=scheduler, ", ""),
-    Mistake("05", "rate not raised while it trains", "hand-run", '["lr"] = lr\n', '["lr"] = 1e-6\n'),
+    Mistake("05", "rate not raised while it trains", "hand-run", '["lr"] = lr  #', '["lr"] = 1e-6  #'),
     Mistake(
         "05",
         "rate raised per epoch instead of per batch",
