@@ -506,7 +506,7 @@ class Noting(nn.Module):
 
 
 LAYOUTS = {
-    "coo": lambda t: t.to_sparse(),
+    "sparse": lambda t: t.to_sparse(),
     "csr": lambda t: t.to_sparse_csr(),
     "csc": lambda t: t.to_sparse_csc(),
     "bsr": lambda t: t.to_sparse_bsr((2, 2)),
