@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 from torch.optim import Optimizer
@@ -18,6 +20,11 @@ def check_step(optimizer: Optimizer, way_out: str) -> None:
     """Raise ValueError if `optimizer.step()` cannot be called without a closure, as that of LBFGS cannot."""
     # The class's: a scheduler puts a wrapper before the instance's, which looks as if it took `self` too.
     step = getattr(type(optimizer), "step", None)  # a wrapper may have none, and hand on its optimizer's
-    parameters = list(inspect.signature(step).parameters.values())[1:] if step else []
-    if any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+    if step and _needs_more_than_self(step):
         raise ValueError(f"{type(optimizer).__name__}.step() needs a closure, and is given none here: {way_out}.")
+
+
+@functools.cache  # inspect takes as long as half a step of a small model
+def _needs_more_than_self(step: Callable) -> bool:
+    parameters = list(inspect.signature(step).parameters.values())[1:]
+    return any(p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)

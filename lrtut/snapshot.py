@@ -6,6 +6,7 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lrtut.interrupts import held_back
 
 _Undo = Callable[[], None]
 _KEPT = (Tensor, np.ndarray, torch.Generator, nn.Module, Optimizer, dict, list, set, deque, tuple)
+_PLAIN = frozenset({type(None), bool, int, float, str, FunctionType, MethodType})  # most of what there is; a quick no
 
 
 @contextlib.contextmanager
@@ -79,11 +81,12 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
     """Keep what can be reached from `roots`: how to put it back, and the leaf tensors, which hold gradients."""
     undo: list[_Undo] = []
     leaves: list[Tensor] = []
+    empty: list[Any] = []
     seen: dict[int, Any] = {}  # with the objects, so that no new one gets the id of an old one
     waiting = list(roots)
     while waiting:
         value = waiting.pop()
-        if not isinstance(value, _KEPT) or id(value) in seen:
+        if type(value) in _PLAIN or id(value) in seen or not isinstance(value, _KEPT):
             continue
         seen[id(value)] = value
         if isinstance(value, Tensor):
@@ -101,10 +104,21 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
                 undo.append(_keep_script(value))
                 waiting += [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
         else:
+            if not value:
+                if not isinstance(value, tuple):
+                    empty.append(value)
+                continue
             if not isinstance(value, tuple):
                 undo.append(_keep_items(value))
             waiting += value.values() if isinstance(value, dict) else value
-    return undo, leaves
+    return [*undo, lambda: _clear(empty)], leaves
+
+
+def _clear(holders: list[dict | list | set | deque]) -> None:
+    """Most of a module's dicts are empty, and stay so: one look at all of them is quicker than one undo each."""
+    for holder in holders:
+        if holder:
+            holder.clear()
 
 
 def _keep_tensor(tensor: Tensor) -> _Undo:
