@@ -177,10 +177,9 @@ def _keep_script(module: torch.jit.ScriptModule) -> _Undo:
 def _keep_items(holder: dict | list | set | deque) -> _Undo:
     """Keep which objects it holds, in which order; not what is in them. One that holds them still is not touched."""
     items = dict(holder) if isinstance(holder, dict) else list(holder)
-    before = _flat(holder)
 
     def back() -> None:
-        now = _flat(holder)
+        now, before = _flat(holder), _flat(items)
         if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
             holder.clear()
             (holder.extend if isinstance(holder, list | deque) else holder.update)(items)
