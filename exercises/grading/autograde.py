@@ -113,7 +113,8 @@ class Grader:
         if self.execute.stop:
             verdicts.append(STOPPED)
             remarks.append(f"stopped: {self.execute.stop.reason}")
-        marks = courses.marks(self.course, self.assignment.name, student)
+        with self._locked():
+            marks = courses.marks(self.course, self.assignment.name, student)
         if marks.unmarked:
             verdicts.append(FAILED)
             remarks.append(f"nbgrader gave no mark for {', '.join(marks.unmarked)}")

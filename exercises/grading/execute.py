@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellTimeoutError
 from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from nbgrader.preprocessors import Execute
@@ -82,19 +82,21 @@ class LimitedExecute(Execute):
         with self.around(), scratch_folder(self.folder) as scratch:
             _copy_data(source, Path(scratch))
             report = Path(self.folder, Path(scratch).name + ".ended")
-            complete = False
+            complete, error = False, None
             with limited_kernel(self.address, scratch, report, self.limits, self.hide) as manager:
                 try:
                     super().preprocess(nb, {**resources, "metadata": {"path": scratch}}, km=manager)
                     complete = True
-                except (DeadKernelError, RuntimeError, CellTimeoutError):
-                    pass  # the guard's report says why
+                except Exception as caught:  # a kernel that ends leaves many kinds behind
+                    error = caught
                 finally:
                     if self.kc is not None:
                         self.kc.stop_channels()
                         self.kc = None
             if not complete:
                 self.stop = self._explain(report)
+                if self.stop.kind == "silent" and not isinstance(error, (RuntimeError, CellTimeoutError)):
+                    raise error  # no limit was met: the grader itself went wrong
                 late = nb.cells[self.stop.cell :]
                 late[0].outputs = late[0].outputs[:20] if self.stop.kind == "output" else late[0].outputs
                 _mark(late[0], ERRORS[self.stop.kind], self.stop.reason)

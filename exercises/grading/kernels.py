@@ -113,15 +113,12 @@ def scratch_folder(above: str):
     try:
         yield path
     finally:
-        shutil.rmtree(path, onerror=_allow_and_retry)
-
-
-def _allow_and_retry(function, path, _) -> None:
-    for name in (os.path.dirname(path), path):
-        with contextlib.suppress(OSError):
-            os.chmod(name, 0o700)
-    with contextlib.suppress(OSError):
-        function(path)
+        os.chmod(path, 0o700)
+        for folder, names, _ in os.walk(path):  # from above, so that what lies below can be listed
+            for name in names:
+                if not os.path.islink(below := os.path.join(folder, name)):
+                    os.chmod(below, 0o700)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _request(scratch: str, report: Path, limits: Limits, hide: Sequence[str]) -> dict:

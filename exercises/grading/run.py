@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -92,7 +92,7 @@ def grade(
                 tqdm.write(f"This system does not grant: {'; '.join(missing)}. See exercises/README.md.")
             hide.append(server.folder)
             make = partial(_grader, root, name, server.address, server.folder, limits or Limits(), hide)
-            results = grade_all(make, todo, min(workers, len(todo)))
+            results = grade_twice(make, todo, workers)
             with closing(results), tqdm(total=len(todo), unit="student", disable=not progress) as bar:
                 for result in results:
                     record.add(result)
@@ -101,6 +101,19 @@ def grade(
                         bar.write(line(result))
     record.write_table(folders)
     return Summary({s: record.results[s] for s in folders if s in record.results}, tuple(todo), tuple(granted))
+
+
+def grade_twice(make_grader: Callable[[], Grader], folders: Mapping[str, Path], workers: int) -> Iterator[Result]:
+    """As `workers.grade_all`; but where the grader itself failed, it tries once more when the others are done."""
+    again = {}
+    with closing(grade_all(make_grader, folders, workers)) as results:
+        for result in results:
+            if result.verdict == FAILED:
+                again[result.student] = folders[result.student]
+            else:
+                yield result
+    with closing(grade_all(make_grader, again, workers)) as results:
+        yield from results
 
 
 def _grader(root: Path, name: str, address: str, folder: str, limits: Limits, hide: Sequence[str]) -> Grader:

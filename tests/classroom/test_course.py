@@ -12,7 +12,7 @@ pytest.importorskip("nbgrader")
 
 from nbgrader.api import Gradebook
 from pupils import tagged
-from sample import EXERCISES, NAME, answer, command, hand_in, make_course, released
+from sample import EXERCISES, NAME, answer, command, hand_in, released
 
 PAGE = (EXERCISES / "README.md").read_text(encoding="utf-8")
 
@@ -38,8 +38,8 @@ def test_what_belongs_to_a_class_is_ignored(path):
     assert subprocess.run(["git", "check-ignore", "-q", f"exercises/{path}"], cwd=EXERCISES.parent).returncode == 0
 
 
-def test_nbgraders_own_autograde_works_with_this_configuration(tmp_path):
-    root = make_course(tmp_path / "course")
+def test_nbgraders_own_autograde_works_with_this_configuration(course):
+    root = course
     noisy = answer(
         released(root), decay="import warnings; warnings.warn('look')\nreturn base * 0.1 ** (epoch // every)"
     )
@@ -69,8 +69,8 @@ def test_the_page_names_every_limit_and_verdict_as_they_are():
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(VERDICTS)
 
 
-def test_a_student_of_the_roster_who_handed_in_nothing_has_zero(tmp_path):
-    root = make_course(tmp_path / "course")
+def test_a_student_of_the_roster_who_handed_in_nothing_has_zero(course):
+    root = course
     columns = re.findall(
         r"`(\w+)`", PAGE[PAGE.index("names its columns:") : PAGE.index("## Hand out")].replace("submitted/", "")
     )

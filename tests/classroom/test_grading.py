@@ -54,7 +54,7 @@ def test_verdict_and_marks(graded, name):
     root, run = graded
     pupil = everyone(released(root), root, 0)[name]
     result = run["results"][name]
-    assert result["verdict"] == pupil.verdict, result
+    assert result["verdict"] == pupil.verdict, result["remarks"]
     assert pupil.remark in " ".join(result["remarks"])
     if pupil.needs and pupil.needs not in run["granted"]:
         pytest.skip(f"this system does not grant: {pupil.needs}")
@@ -67,7 +67,7 @@ def test_every_test_has_a_mark_and_every_answer_that_is_there_waits_for_a_person
     root, run = graded
     for student, result in run["results"].items():
         marks = points(root, student)
-        assert None not in (marks["decay-test"], marks["group-test"]), student
+        assert None not in (marks["decay-test"], marks["group-test"]), (student, result["remarks"])
         unanswered = result["verdict"] in ("unreadable", "missing", "foreign") or student == "untouched"
         assert (marks["why"] is None) == result["manual"] == (not unanswered), student
 
@@ -108,7 +108,7 @@ def test_the_table_for_people(graded):
     }
 
 
-def test_grading_again_gives_the_same_and_manual_marks_stay(graded, tmp_path):
+def test_grading_again_gives_the_same_and_manual_marks_stay(graded, one_server, tmp_path):
     old, run = graded
     root = tmp_path / "course"
     shutil.copytree(old, root, symlinks=True)

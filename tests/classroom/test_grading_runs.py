@@ -1,11 +1,13 @@
 """The run as a whole: interrupted, killed, going on; a worker that dies; limits one by one."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,18 +21,18 @@ from lrtut.execution import data_in_words
 pytest.importorskip("nbgrader")
 
 from grading import submission
-from grading.autograde import GRADED, Result
+from grading.autograde import FAILED, GRADED, Result
 from grading.execute import LimitedExecute
-from grading.kernels import GradingError, KernelServer
+from grading.kernels import GradingError, KernelServer, scratch_folder
 from grading.limits import Limits
-from grading.run import Record
+from grading.run import Record, grade_twice
 from grading.workers import grade_all
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.api import Gradebook
-from sample import EXERCISES, NAME, STEP_DECAY, answer, hand_in, make_course, released
+from sample import EXERCISES, NAME, STEP_DECAY, answer, hand_in, released
 
 MARK = f"87654.{os.getpid()}"  # seconds of sleep, by which this run's processes are known
-STUDENTS = [f"s{number}" for number in range(8)]
+STUDENTS = [f"s{number}" for number in range(6)]
 
 
 def lines(root):
@@ -57,10 +59,10 @@ def below(process):
     return [process, *process.children(recursive=True)]
 
 
-def test_an_interrupted_run_goes_on_and_loses_nothing(tmp_path, ctrl_c):
-    root = make_course(tmp_path / "course")
+def test_an_interrupted_run_goes_on_and_loses_nothing(course, ctrl_c):
+    root = course
     for student in STUDENTS:
-        hand_in(root, student, answer(released(root), decay=f"import time; time.sleep(0.7)\n{STEP_DECAY}"))
+        hand_in(root, student, answer(released(root), decay=f"import time; time.sleep(0.4)\n{STEP_DECAY}"))
     for how in (signal.SIGKILL, signal.SIGINT):
         before = len(lines(root))
         run = start(root)
@@ -107,6 +109,21 @@ def test_a_worker_that_dies_costs_one_verdict():
     assert "exit code 9" in results["b"].remarks[0]
 
 
+def test_where_the_grader_failed_it_tries_once_more(monkeypatch):
+    begun = Counter()
+
+    def unlucky(_, folders, workers):
+        for student in folders:
+            begun[student] += 1
+            fails = student == "c" or (student == "b" and begun["b"] == 1)
+            yield Result(student, FAILED if fails else GRADED)
+
+    monkeypatch.setattr("grading.run.grade_all", unlucky)
+    results = list(grade_twice(None, dict.fromkeys("abc"), 1))
+    assert [(r.student, r.verdict) for r in results] == [("a", GRADED), ("b", GRADED), ("c", FAILED)]
+    assert begun == {"a": 1, "b": 2, "c": 2}
+
+
 @pytest.fixture(scope="module")
 def server():
     """A cold one: it starts at once, and these kernels need no PyTorch."""
@@ -149,6 +166,38 @@ def test_each_limit(execute, source, limits, kind, name):
     assert names(notebook.cells[1])[-1] == name and len(notebook.cells[1].outputs) <= 21
     assert names(notebook.cells[2]) == ["NotRun"]
     assert step.stop.reason in notebook.cells[2].outputs[0].evalue
+
+
+def test_whatever_the_grader_meets_when_a_kernel_ends_the_reason_is_the_kernels_end(execute, monkeypatch):
+    monkeypatch.setattr("nbclient.client.DeadKernelError", type("Unknown", (Exception,), {}))
+    step, notebook = execute("import os; os._exit(3)", "1")
+    assert step.stop.kind == "died" and names(notebook.cells[1]) == ["NotRun"]
+
+
+def test_an_error_of_the_grader_itself_is_no_fault_of_the_submission(execute, monkeypatch):
+    monkeypatch.setattr(LimitedExecute, "on_cell_executed", lambda *_, **__: {}["a fault of ours"])
+    with pytest.raises(KeyError, match="a fault of ours"):
+        execute("1 + 1")
+
+
+def test_folders_that_a_submission_has_locked_go_away(tmp_path):
+    """Root may open everything: this is done by somebody else, in a folder that both can reach."""
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            if os.getuid() == 0:
+                os.setgid(65534)
+                os.setuid(65534)
+            with scratch_folder("/tmp") as path:
+                for name in ("outer", "outer/inner"):
+                    Path(path, name).mkdir()
+                Path(path, "outer/inner/file").touch()
+                Path(path, "outer/link").symlink_to("/")
+                for name in ("outer/inner", "outer", "."):
+                    Path(path, name).chmod(0)
+            os._exit(3 if os.path.exists(path) else 0)
+        os._exit(4)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_an_interrupted_cell_and_the_ones_after_it(execute):
