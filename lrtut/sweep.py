@@ -94,13 +94,18 @@ def usable_cores() -> int:
 def _call(run: Callable[[float, int], Any], lr: float, seed: int) -> tuple[Any, bool]:
     """The result, and whether torch's global random state was touched meanwhile (by this or a parallel run)."""
     threads = torch.get_num_threads()
-    before = torch.get_rng_state()
+    before = _random_states()
     torch.set_num_threads(1)
     try:
         result = run(lr, seed)
     finally:
         torch.set_num_threads(threads)
-    return result, not torch.equal(before, torch.get_rng_state())
+    return result, not all(map(torch.equal, before, _random_states()))
+
+
+def _random_states() -> list[torch.Tensor]:
+    """Of the CPU, and of the CUDA devices where they are in use: a run that is the first to use them adds its own."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 
 def _report(runs: list[Run], drew: bool) -> None:
