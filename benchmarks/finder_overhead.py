@@ -36,7 +36,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from report import machine, write_whole
+from report import machine, write_readme, write_whole
 from torch import nn
 
 import lrtut
@@ -313,6 +313,8 @@ def main() -> None:
         print(name, {finder: (f["steps"], f["ratio"]["median"]) for finder, f in found.items()}, flush=True)
     write_whole(arguments.out, results)
     print(report(results))
+    if arguments.out == RESULTS:
+        write_readme(report(results), "overhead")
 
 
 if __name__ == "__main__":

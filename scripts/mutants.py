@@ -49,6 +49,8 @@ TESTS = {
     "training": ["test_training.py", "test_models_that_go_wrong.py"],
     "sweep": ["test_sweep.py"],
     "data": ["test_data.py"],
+    "forward": ["test_models_that_go_wrong.py", "test_training.py", "test_range_test.py"],
+    "checks": ["test_data.py", "test_range_test.py"],
 }
 # Imported once, before the forks.
 WARM = (

@@ -116,7 +116,7 @@ def test_each_benchmarks_table_has_its_place(tmp_path, monkeypatch):
 
     sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")}
     marks = [mark for source in sources.values() for mark in re.findall(r'write_readme\(.+, "(.+)"\)', source)]
-    assert sorted(marks) == ["finders", "grading", "one cycle", "training"]
+    assert sorted(marks) == ["finders", "gpu", "grading", "one cycle", "overhead", "training"]
     page = tmp_path / "README.md"
     page.write_text(text("benchmarks/README.md"), encoding="utf-8")
     for mark in marks:

@@ -1,0 +1,49 @@
+"""The tables of benchmarks/README.md, and what lesson 05 quotes from them, are what the results say."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+TABLES = {  # the module, its function, its results
+    "training": ("training", "report", "training"),
+    "finders": ("finders", "report", "finders"),
+    "one cycle": ("one_cycle", "table", "one_cycle"),
+    "overhead": ("finder_overhead", "report", "finder_overhead"),
+    "grading": ("grading", "report", "grading"),
+    "gpu": ("gpu", "table", "gpu"),
+}
+
+
+def made(mark, monkeypatch):
+    module, function, results = TABLES[mark]
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    kept = json.loads((ROOT / "benchmarks" / "results" / f"{results}.json").read_text(encoding="utf-8"))
+    try:
+        return getattr(importlib.import_module(module), function)(kept.get("tasks", kept))
+    except SystemExit as error:  # what guessing would lose is counted on the data
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("mark", TABLES)
+def test_the_table_is_what_the_results_say(mark, monkeypatch):
+    (shown,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", PAGE, re.S)
+    assert shown == made(mark, monkeypatch)
+
+
+def test_lesson_05_quotes_the_peak_of_one_cycle_as_it_was_measured(monkeypatch):
+    rows = [line.strip("| ").split(" | ") for line in made("one cycle", monkeypatch).splitlines()[2:]]
+    measured = {row[0]: [f"{float(figure):.2f}" for figure in row[1:]] for row in rows}
+    (notebook,) = (ROOT / "notebooks").glob("05_*.ipynb")
+    prose = "\n".join(cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "markdown")
+    (quoted,) = re.findall(
+        r"the mean regret was (\S+) and the worst (\S+) for a constant rate at the suggestion, (\S+) and (\S+) for one at "
+        r"3\.3 times that, and (\S+) and (\S+) for one cycle with that peak",
+        prose,
+    )
+    assert list(quoted) == [*measured["1.0"][:2], *measured["3.3"]]
