@@ -38,7 +38,14 @@ def submissions(course: CourseDirectory, assignment: str) -> dict[str, Path]:
     """Each student who has handed in a folder for the assignment, with that folder."""
     above = Path(course.format_path(course.submitted_directory, "x", assignment)).parents[1]
     found = sorted(above.glob("*")) if above.is_dir() else []
-    return {p.name: p / assignment for p in found if not p.name.startswith(".") and (p / assignment).is_dir()}
+    return {p.name: p / assignment for p in found if not p.name.startswith(".") and _may_be_folder(p / assignment)}
+
+
+def _may_be_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # of another user: the student shall get a verdict that says so
+        return True
 
 
 @dataclass(frozen=True)

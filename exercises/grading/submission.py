@@ -29,7 +29,11 @@ def read(folder: Path, notebook: str) -> Submission:
     """The notebook called `notebook` in a student's folder, or the only one that is there."""
     path = folder / f"{notebook}.ipynb"
     remarks = []
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        return Submission(problem=UNREADABLE, remarks=[f"the folder cannot be read: {error.strerror}"])
+    if not there:
         others = sorted(p for p in folder.glob("*.ipynb") if not p.name.startswith("."))
         if len(others) != 1:
             names = ", ".join(p.name for p in others) or "no notebook"
@@ -97,7 +101,7 @@ def copy_other_files(folder: Path, to: Path) -> list[str]:
     """Copy what lies beside the notebook, but no link and not more than MOST_MB; returns remarks."""
     remarks = []
     total = 0
-    for path in sorted(folder.rglob("*")):
+    for path in _below(folder):
         if path.is_symlink():
             remarks.append(f"{path.name} is a link and was left out")
             continue
@@ -112,8 +116,18 @@ def copy_other_files(folder: Path, to: Path) -> list[str]:
             break
         target = to / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        try:
+            shutil.copyfile(path, target)
+        except OSError as error:
+            remarks.append(f"{path.name} cannot be read and was left out: {error.strerror}")
     return remarks
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.rglob("*"))
+    except OSError:  # `read` says so
+        return []
 
 
 def _is_time(path: Path) -> bool:
@@ -126,7 +140,7 @@ def _is_time(path: Path) -> bool:
 def digest(folder: Path) -> str:
     """A hash of all files of a submission, names included; of a file that cannot be read, of why."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in _below(folder):
         total.update(f"{path.relative_to(folder)} ".encode("utf-8", "surrogateescape"))
         try:
             if path.is_symlink() or not path.is_file():

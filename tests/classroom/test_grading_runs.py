@@ -1,12 +1,12 @@
 """The run as a whole: interrupted, killed, going on; a worker that dies; limits one by one."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from lrtut.execution import data_in_words
 
 pytest.importorskip("nbgrader")
 
+from grading import course as courses
 from grading import submission
 from grading.autograde import FAILED, GRADED, Result
 from grading.execute import LimitedExecute
@@ -180,24 +181,52 @@ def test_an_error_of_the_grader_itself_is_no_fault_of_the_submission(execute, mo
         execute("1 + 1")
 
 
-def test_folders_that_a_submission_has_locked_go_away(tmp_path):
-    """Root may open everything: this is done by somebody else, in a folder that both can reach."""
+def as_somebody_else(step):
+    """Call `step(folder)` in a process that is not root's, to whom no file is locked; in a folder of its own."""
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(BaseException):
+        try:
             if os.getuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)
             with scratch_folder("/tmp") as path:
-                for name in ("outer", "outer/inner"):
-                    Path(path, name).mkdir()
-                Path(path, "outer/inner/file").touch()
-                Path(path, "outer/link").symlink_to("/")
-                for name in ("outer/inner", "outer", "."):
-                    Path(path, name).chmod(0)
+                step(Path(path))
             os._exit(3 if os.path.exists(path) else 0)
-        os._exit(4)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(4)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_folders_that_a_submission_has_locked_go_away():
+    def lock(folder):
+        for name in ("outer", "outer/inner"):
+            (folder / name).mkdir()
+        (folder / "outer/inner/file").touch()
+        (folder / "outer/link").symlink_to("/")
+        for name in ("outer/inner", "outer", "."):
+            (folder / name).chmod(0)
+
+    as_somebody_else(lock)
+
+
+def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
+    def look(root):
+        for student in ("ada", "bob"):
+            (root / "submitted" / student / NAME).mkdir(parents=True)
+        (root / "submitted/bob" / NAME / "data.txt").write_text("1")
+        (root / "submitted/bob" / NAME / "data.txt").chmod(0)
+        (root / "submitted/ada").chmod(0)
+        (root / "nbgrader_config.py").write_text("c = get_config()")
+        found = courses.submissions(courses.load(root)[0], NAME)
+        assert list(found) == ["ada", "bob"]
+        read = submission.read(found["ada"], NAME)
+        assert read.problem == submission.UNREADABLE and "Permission denied" in read.remarks[0]
+        assert submission.digest(found["ada"]) and submission.copy_other_files(found["ada"], root / "to") == []
+        (remark,) = submission.copy_other_files(found["bob"], root / "to")
+        assert remark == "data.txt cannot be read and was left out: Permission denied"
+
+    as_somebody_else(look)
 
 
 def test_an_interrupted_cell_and_the_ones_after_it(execute):
