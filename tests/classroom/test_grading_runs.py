@@ -155,10 +155,11 @@ def names(cell):
         ("x = b'x' * 400_000_000", {"memory_mb": 200}, "memory", "MemoryLimit"),
         ("import subprocess, time\nfor _ in range(9): subprocess.Popen(['sleep', '50'])\ntime.sleep(50)", {"processes": 5}, "processes", "ProcessLimit"),
         ("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))", {"output_mb": 0.01}, "output", "OutputLimit"),
+        ("import os; x = b'x' * 150_000_000\nif os.fork() == 0: y = bytearray(x)\nimport time; time.sleep(9)", {"memory_mb": 300}, "memory", "MemoryLimit"),
         ("import os; os._exit(3)", {}, "died", "KernelDied"),
         ("import ctypes; ctypes.string_at(0)", {}, "died", "KernelDied"),
     ],
-    ids=["time", "memory", "processes", "output", "exit", "segfault"],
+    ids=["time", "memory", "memory of a child", "processes", "output", "exit", "segfault"],
 )  # fmt: skip
 def test_each_limit(execute, source, limits, kind, name):
     step, notebook = execute("1 + 1", source, "2 + 2", **limits)
@@ -227,6 +228,12 @@ def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
         assert remark == "data.txt cannot be read and was left out: Permission denied"
 
     as_somebody_else(look)
+
+
+def test_memory_that_a_child_shares_with_its_parent_counts_once(execute):
+    source = "import os, time; x = b'x' * 150_000_000\nif (child := os.fork()) == 0:\n    time.sleep(1)\n    os._exit(0)\nos.waitpid(child, 0)"
+    step, notebook = execute(source, "len(x)", memory_mb=300)
+    assert step.stop is None and names(notebook.cells[1]) == ["execute_result"]
 
 
 def test_an_interrupted_cell_and_the_ones_after_it(execute):
