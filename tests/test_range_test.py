@@ -864,7 +864,8 @@ def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
     for loss in [1.0] * 5 + [3.0] * 5:  # median 2, of nine 1: a ceiling of 8, or 4
         assert not watch.diverged(0.1, loss)
     assert not watch.diverged(0.2, 7.9) and not watch.diverged(2.0, 7.9)
-    assert not watch.diverged(2.0, 8.1) and watch.diverged(4.0, 8.1)
+    assert not watch.diverged(2.0, 8.1) and not watch.diverged(2.0 * 10**0.195, 8.1)
+    assert watch.diverged(2.0 * 10**0.205, 8.1)  # a fifth of a decade
 
 
 @pytest.mark.parametrize("scale", ["exponential", "linear"])

@@ -227,6 +227,13 @@ REGIMES = {
 OVERWRITES = {"CyclicLR", "OneCycleLR", "SWALR"}  # the rate that it ends at, or starts from, is its own
 
 
+def test_the_catalogues_steps_fall_where_its_lines_say():
+    rates = {name: s.preview(s.CATALOGUE[name].make, lr=1.0, steps=60)[:, 0] for name in ("StepLR", "MultiStepLR")}
+    falls = {name: (np.flatnonzero(np.diff(of)) + 1).tolist() for name, of in rates.items()}
+    assert falls == {"StepLR": [15, 30, 45], "MultiStepLR": [20, 35, 50]}
+    assert all(np.isclose(of[-1], 0.3**3) for of in rates.values())
+
+
 @pytest.mark.parametrize("name", s.CATALOGUE)
 def test_each_entry_runs_through_its_regimes_in_two_groups(name):
     entry = s.CATALOGUE[name]
