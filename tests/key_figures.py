@@ -39,7 +39,7 @@ def compare(path, found):
     known = [r for r in records(path) if r["made_on"]["data"] == kind["data"]]
     if not known:
         return [f"{path.stem}: no record on {kind['data']}; python tests/key_figures.py --record makes one"]
-    nearest = max(known, key=lambda r: [r["made_on"] == kind, *(r["made_on"][k] == kind[k] for k in kind)])
+    nearest = max(known, key=lambda r: [r["made_on"] == kind, *(r["made_on"].get(k) == kind[k] for k in kind)])
     return differences(path, nearest, found)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -166,10 +167,18 @@ def alt_texts():
     return texts
 
 
-def made_on():
-    """The kind of this run: with the same four, every number agrees to the bit."""
-    import platform
+def cpu_model():
+    """Maker, family and model: two CPUs of one capability may still round differently, since MKL and oneDNN look closer."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    found = dict(map(str.strip, line.partition(":")[::2]) for line in lines if ":" in line)
+    return " ".join(found.get(key, "") for key in ("vendor_id", "cpu family", "model")).strip() or platform.processor()
 
+
+def made_on():
+    """The kind of this run: with the same five, every number agrees to the bit."""
     import torch
 
     from lrtut.data import DIGITS, find_data
@@ -177,6 +186,7 @@ def made_on():
     return {
         "data": "digits" if find_data()[0] == DIGITS else "MNIST",
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "model": cpu_model(),
         "torch": torch.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
     }
