@@ -50,7 +50,7 @@ TESTS = {
     "sweep": ["test_sweep.py"],
     "data": ["test_data.py"],
     "forward": ["test_models_that_go_wrong.py", "test_training.py", "test_range_test.py"],
-    "checks": ["test_data.py", "test_range_test.py"],
+    "checks": ["test_models_that_go_wrong.py", "test_data.py", "test_range_test.py"],
 }
 # Imported once, before the forks.
 WARM = (

@@ -362,3 +362,39 @@ def test_optimizer_whose_step_takes_whatever_it_is_given():
         before = state(model)
         train(model, wrap(Passing(model.parameters(), lr=0.1)), [batch()], epochs=1, progress=False)
         assert not same(before, model)
+
+
+@everywhere
+def test_a_batch_of_many_parts_is_told_by_its_first_five(use):
+    with pytest.raises(ValueError, match=r"a batch is a tuple \(Tensor, int, str, float, list\), not a pair"):
+        use(network(), [(torch.zeros(2), 1, "a", 1.0, [], None)])
+
+
+@everywhere
+def test_a_loss_of_no_number(use):
+    with pytest.raises(ValueError, match=r"the loss is of shape \[0\]"):
+        use(network(), [batch()] * 30, lambda outputs, targets: outputs[:0, 0])
+
+
+class OneHot(nn.Module):
+    """Wants whole numbers, and has a parameter for the optimizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.scale * F.one_hot(x, 10)
+
+
+@everywhere
+def test_floats_where_a_model_wants_whole_numbers_is_torchs_own_error(use):
+    with pytest.raises(RuntimeError, match="one_hot is only applicable"):
+        use(OneHot(), [batch()] * 30)
+
+
+@everywhere
+def test_an_index_error_of_a_loss_of_one_output_a_sample_is_its_own(use):
+    model = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
+    with pytest.raises(IndexError, match="out of"):
+        use(model, [batch()] * 30, lambda outputs, targets: outputs[torch.tensor(1000)])

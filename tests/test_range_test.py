@@ -155,7 +155,9 @@ def test_the_rate_of_a_single_group_stays_a_tensor_where_it_was_one():
     assert set(seen) == {torch.Tensor}
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.1, 0.1), (-0.1, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, float("inf"), 0.1)])
+@pytest.mark.parametrize(
+    "rates", [(0.0, 0.1, 0.1), (-0.1, 0.1, 0.1), (math.nan, 0.1, 0.1), (0.1, float("inf"), 0.1), (0.1, -0.1, 0.1)]
+)
 def test_groups_without_ratios_are_refused(rates):
     model, optimizer = three_groups((0.1, 0.1, 0.1))
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
@@ -946,6 +948,15 @@ def test_trailing_is_the_weighted_mean_of_what_came_before():
 def test_valley_is_half_way_down_the_longest_fall():
     lrs = np.geomspace(1e-3, 1.0, 30)
     assert rules.valley(lrs, np.linspace(3, 1, 30)) == lrs[14]
+    # A rise counts for nothing: of 40 losses, the last 20 fall.
+    rates = np.geomspace(1e-3, 1.0, 40)
+    assert rules.valley(rates, np.r_[np.linspace(1, 1.01, 20), np.geomspace(0.9, 1e-3, 20)]) == rates[29]
+
+
+def test_a_tenth_of_the_lowest_point():
+    losses = np.r_[np.linspace(3, 2, 30), np.full(10, 1e6)]  # the trailing average falls up to the thirtieth
+    rates = np.geomspace(1e-3, 1.0, 40)
+    assert rules.minimum_tenth(rates, losses) == pytest.approx(rates[29] / 10)
 
 
 def test_steepest_may_be_at_the_minimum_itself():
@@ -958,6 +969,8 @@ def test_a_loss_that_still_falls_gives_no_minimum_unless_the_sweep_broke():
     losses = np.geomspace(3, 1, len(GRID))
     with pytest.raises(NoSuggestion, match="still falls at the end"):
         rules.minimum(GRID, losses)
+    with pytest.raises(NoSuggestion, match="the loss stands at"):  # at 1, whose logarithm is 0, but for rounding
+        rules.minimum(GRID, 1 + 1e-15 * (np.arange(len(GRID)) % 3))
     assert rules.minimum(GRID, losses, broke=True) == pytest.approx(GRID[-1], rel=0.5)
 
 
@@ -985,6 +998,25 @@ def test_noise_around_a_trend_is_estimated_and_a_fall_must_be_four_times_what_is
     left = rules._noise(losses) * np.sqrt((rules._kernel(GRID, rules.WIDTH) ** 2).sum(axis=1))
     falls = (smoothed - smoothed[lowest])[: lowest + 1] / np.hypot(left, left[lowest])[: lowest + 1]
     assert falls.max() == pytest.approx(4.0, rel=0.02)
+
+
+def test_a_rise_at_the_end_must_be_twice_what_is_left_of_the_noise():
+    noise = 0.02 * np.random.default_rng(1).standard_normal(len(GRID))
+    turn = 3 * len(GRID) // 4
+    left = rules._noise(noise) * np.sqrt((rules._kernel(GRID, rules.WIDTH) ** 2).sum(axis=1))
+    seen = {True: [], False: []}
+    for height in np.linspace(0, 0.2, 200):
+        losses = np.r_[np.linspace(1, 0, turn), np.linspace(0, height, len(GRID) - turn)] + noise
+        smoothed = np.log(rules.smooth(GRID, np.exp(losses)))
+        lowest = smoothed.argmin()
+        rise = ((smoothed - smoothed[lowest]) / np.hypot(left, left[lowest]))[lowest:].max()
+        try:
+            rules.minimum(GRID, np.exp(losses))
+            seen[True].append(rise)
+        except NoSuggestion as why:
+            assert "still falls at the end" in str(why)
+            seen[False].append(rise)
+    assert 1.7 < max(seen[False]) < 2.3 and 1.7 < min(seen[True]) < 2.3
 
 
 # --- the bar ------------------------------------------------------------------------------------------------------

@@ -590,10 +590,11 @@ def test_torchscript_model_is_put_back(how, eval_mode):
             }
         )
 
-    before, inside = record(), []
+    before, inside, attributes = record(), [], [list(vars(module)) for module in model.modules()]
     losses = sweep(model, optimizer, loss_fn=lambda out, y: inside.append(record()) or F.cross_entropy(out, y)).loss
     assert len(np.unique(losses)) > 10 and "values" in differences(before, inside[-1])
     assert differences(before, record()) == []
+    assert [list(vars(module)) for module in model.modules()] == attributes
 
 
 def test_attributes_that_were_changed_in_place_are_put_back():
@@ -628,6 +629,27 @@ def test_attributes_that_were_changed_in_place_are_put_back():
     assert list(held.last) == [7, 8] and held.array.tolist() == [0, 0] and held.pair[0].item() == 0
     assert len(loop) == 1 and loop[0] is loop
     assert torch.equal(held.generator.get_state(), torch.Generator().manual_seed(5).get_state())
+
+
+def test_a_list_that_became_shorter_is_whole_again():
+    model = network(Noting(lambda module: module.log and module.log.pop(), log=[1, 2, 3]))
+    sweep(model, sgd(model))
+    assert model[1].log == [1, 2, 3]
+
+
+@pytest.mark.parametrize("places", [2, 8])
+def test_an_expanded_buffer_which_nobody_can_write_is_left_alone(places):
+    one = torch.ones(1)
+    model = network(Noting(lambda module: None, buffer=one.expand(places)))
+    sweep(model, sgd(model))
+    assert model[1].buffer.tolist() == [1] * places and model[1].buffer.data_ptr() == one.data_ptr()
+
+
+def test_a_buffer_of_one_row_whose_stride_is_zero_is_put_back():
+    row = torch.arange(3.0).as_strided((1, 3), (0, 1))
+    model = network(Noting(lambda module: module.buffer.add_(1), buffer=row))
+    sweep(model, sgd(model))
+    assert model[1].buffer.tolist() == [[0, 1, 2]]
 
 
 def test_a_module_in_a_plain_list_is_put_back_with_its_gradients():

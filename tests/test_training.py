@@ -188,6 +188,22 @@ def test_export():
     assert rows[2] == {"step": 2, "epoch": 1, "loss": history.loss[2], "lr": [0.1]}
     assert [i for i, r in enumerate(rows) if "val_loss" in r] == [3, 7]
     assert rows[7]["val_loss"] == history.val_loss[1] and rows[3]["val_accuracy"] == history.val_accuracy[0]
+    four = History([1.0] * 8, [[0.1]] * 8, [0.4, 0.3, 0.2, 0.1], [0.6, 0.7, 0.8, 0.9], 2, False).to_dicts()
+    assert [row["val_loss"] for row in four[1::2]] == [0.4, 0.3, 0.2, 0.1]
+    assert [row["val_accuracy"] for row in four[1::2]] == [0.6, 0.7, 0.8, 0.9]
+
+
+def test_accuracy_is_counted_where_there_is_a_class_for_each_output():
+    model, _, ((x, _), *_) = setting()
+    _, accuracy = evaluate(model, [(x, torch.tensor(1))], lambda outputs, target: outputs.mean())
+    assert math.isnan(accuracy)
+
+
+def test_a_word_need_not_be_the_very_object():
+    model, optimizer, data = setting()
+    scheduler = OneCycleLR(optimizer, 0.1, total_steps=8)
+    history = train(model, optimizer, data, epochs=2, scheduler=scheduler, scheduler_step="".join(["ba", "tch"]))
+    assert len(set(history.lr)) == 8
 
 
 def test_a_dataloader_will_do():

@@ -199,6 +199,10 @@ def as_somebody_else(step):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+forks = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # of Python 3.12 on
+
+
+@forks
 def test_folders_that_a_submission_has_locked_go_away():
     def lock(folder):
         for name in ("outer", "outer/inner"):
@@ -211,6 +215,7 @@ def test_folders_that_a_submission_has_locked_go_away():
     as_somebody_else(lock)
 
 
+@forks
 def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
     def look(root):
         for student in ("ada", "bob"):
