@@ -152,30 +152,29 @@ def _watch(connection: socket.socket, ready: int, kernel: int, limits: dict) -> 
         pid, status = os.waitpid(kernel, os.WNOHANG)
         if pid:
             return ["died", os.waitstatus_to_exitcode(status), None]
-        memory, processes = _usage(limits["memory_mb"])
-        if memory > limits["memory_mb"]:
+        below = psutil.Process().children(recursive=True)
+        if len(below) > limits["processes"]:  # first of all: their number may double while the memory is added up
+            return ["processes", len(below), limits["processes"]]
+        if (memory := _memory(below, limits["memory_mb"])) > limits["memory_mb"]:
             return ["memory", memory, limits["memory_mb"]]
-        if processes > limits["processes"]:
-            return ["processes", processes, limits["processes"]]
         if time.monotonic() - start > limits["seconds"]:
             return ["time", limits["seconds"], limits["seconds"]]
 
 
-def _usage(most_mb: int) -> tuple[int, int]:
-    """Resident megabytes of everything below this process, and how many processes that is.
+def _memory(processes: list[psutil.Process], most_mb: int) -> int:
+    """Resident megabytes of the processes together.
 
     Pages of files are left out: these are the libraries, which all kernels share. Only where this is more than
     `most_mb` are pages that processes share counted once, which takes longer: a child just forked has all its parent's.
     """
-    below = psutil.Process().children(recursive=True)
-    kilobytes = sum(_kilobytes(p.pid, "status", ("RssAnon:", "RssShmem:")) for p in below)
+    kilobytes = sum(_kilobytes(p.pid, "status", ("RssAnon:", "RssShmem:")) for p in processes)
     if kilobytes * 1024 > most_mb * 10**6:
         kilobytes = sum(
             _kilobytes(p.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:"))
             or _kilobytes(p.pid, "status", ("RssAnon:", "RssShmem:"))  # the system may refuse the other
-            for p in below
+            for p in processes
         )
-    return kilobytes * 1024 // 10**6, len(below)
+    return kilobytes * 1024 // 10**6
 
 
 def _kilobytes(pid: int, file: str, names: tuple[str, ...]) -> int:
