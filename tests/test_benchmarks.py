@@ -1,8 +1,9 @@
 """The tables of benchmarks/README.md, and what lesson 05 quotes from them, are what the results say."""
 
-import importlib
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -20,12 +21,21 @@ TABLES = {  # the module, its function, its results
 }
 
 
+def load(module, monkeypatch):
+    """By its file, under a name of its own: exercises/grading is called as benchmarks/grading.py is."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{module}", ROOT / "benchmarks" / f"{module}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, loaded)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
 def made(mark, monkeypatch):
     module, function, results = TABLES[mark]
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     kept = json.loads((ROOT / "benchmarks" / "results" / f"{results}.json").read_text(encoding="utf-8"))
     try:
-        return getattr(importlib.import_module(module), function)(kept.get("tasks", kept))
+        return getattr(load(module, monkeypatch), function)(kept.get("tasks", kept))
     except SystemExit as error:  # what guessing would lose is counted on the data
         pytest.skip(str(error))
 

@@ -15,8 +15,8 @@ class Limits:
     Args:
         cell_seconds: wall-clock seconds of one cell.
         seconds: wall-clock seconds of the whole notebook.
-        memory_mb: resident megabytes (10^6 bytes) of all its processes together, shared pages counted once and pages
-            of files left out; 420 of them are PyTorch's.
+        memory_mb: resident megabytes (10^6 bytes) of all its processes together, pages of files left out; pages
+            that up to four processes share are counted once; 420 of them are PyTorch's.
         output_mb: megabytes of text that one cell may print; what is more is dropped. All that it displays together
             may be a hundred times as much.
         processes: how many processes it may have at once.

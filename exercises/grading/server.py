@@ -23,6 +23,7 @@ import psutil
 
 from grading import sandbox
 
+FEW = 4  # processes: a notebook that calls a program has two or three
 POLL_SECONDS = 0.1  # memory is written at 2 GB/s at most, so this overshoots by 200 MB
 # What notebooks of the course import; torch._dynamo alone, which the first optimizer pulls in, takes 3 s.
 WARM_MODULES = (
@@ -164,11 +165,12 @@ def _watch(connection: socket.socket, ready: int, kernel: int, limits: dict) -> 
 def _memory(processes: list[psutil.Process], most_mb: int) -> int:
     """Resident megabytes of the processes together.
 
-    Pages of files are left out: these are the libraries, which all kernels share. Only where this is more than
-    `most_mb` are pages that processes share counted once, which takes longer: a child just forked has all its parent's.
+    Pages of files are left out: these are the libraries, which all kernels share. A child just forked has all its
+    parent's pages: where few processes seem to hold more than `most_mb`, those that they share are counted once. That
+    takes longer, and with many processes there is no time: each may have forked again meanwhile.
     """
     kilobytes = sum(_kilobytes(p.pid, "status", ("RssAnon:", "RssShmem:")) for p in processes)
-    if kilobytes * 1024 > most_mb * 10**6:
+    if kilobytes * 1024 > most_mb * 10**6 and len(processes) <= FEW:
         kilobytes = sum(
             _kilobytes(p.pid, "smaps_rollup", ("Pss_Anon:", "Pss_Shmem:"))
             or _kilobytes(p.pid, "status", ("RssAnon:", "RssShmem:"))  # the system may refuse the other
