@@ -118,6 +118,7 @@ def run(root, name):
     return grade(root, name, workers=2, limits=limits, progress=False).results
 
 
+@pytest.mark.slow
 @each_assignment
 def test_nbgrader_gives_the_sources_solutions_all_points_on_the_small_digits(exercises, name, monkeypatch):
     monkeypatch.setenv("LRTUT_DATA", "digits")

@@ -60,6 +60,7 @@ def below(process):
     return [process, *process.children(recursive=True)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_loses_nothing(course, ctrl_c):
     root = course
     for student in STUDENTS:
