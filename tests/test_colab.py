@@ -39,7 +39,8 @@ pytestmark = [
 
 def uv(*arguments):
     quiet = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "UV_PYTHON", "UV_PROJECT_ENVIRONMENT")}
-    done = subprocess.run(["uv", *map(str, arguments)], env=quiet, capture_output=True, text=True)
+    # Not in the project's folder: Colab does not know what pyproject.toml tells uv (its overrides).
+    done = subprocess.run(["uv", *map(str, arguments)], env=quiet, cwd=ROOT.anchor, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
