@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 
 from report import machine, write_readme, write_whole
@@ -55,15 +56,13 @@ def measure(repeats: int) -> dict:
     def bare(model, optimizer, batches, read=False, most=None):
         def run():
             model.train()
-            losses, left = [], most
-            for x, y in batches:
+            losses = []
+            for x, y in islice(batches, most):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(x), y)
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.item() if read else loss.detach())
-                if left is not None and (left := left - 1) == 0:
-                    break
 
         return run
 

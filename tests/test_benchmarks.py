@@ -40,6 +40,10 @@ def made(mark, monkeypatch):
         pytest.skip(str(error))
 
 
+def test_every_table_is_held_to_its_results():
+    assert set(re.findall(r"<!-- (\w[\w ]*) -->", PAGE)) == set(TABLES)
+
+
 @pytest.mark.parametrize("mark", TABLES)
 def test_the_table_is_what_the_results_say(mark, monkeypatch):
     (shown,) = re.findall(rf"<!-- {mark} -->\n(.*?)\n<!-- /{mark} -->", PAGE, re.S)

@@ -113,12 +113,17 @@ def scratch_folder(above: str):
     try:
         yield path
     finally:
-        os.chmod(path, 0o700)
+        _unlock(path)
         for folder, names, _ in os.walk(path):  # from above, so that what lies below can be listed
             for name in names:
-                if not os.path.islink(below := os.path.join(folder, name)):
-                    os.chmod(below, 0o700)
+                _unlock(os.path.join(folder, name))
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _unlock(folder: str) -> None:
+    if not os.path.islink(folder):
+        with contextlib.suppress(OSError):  # gone, or another's
+            os.chmod(folder, 0o700)
 
 
 def _request(scratch: str, report: Path, limits: Limits, hide: Sequence[str]) -> dict:

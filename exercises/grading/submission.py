@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,32 +103,32 @@ def copy_other_files(folder: Path, to: Path) -> list[str]:
     remarks = []
     total = 0
     for path in _below(folder):
-        if path.is_symlink():
-            remarks.append(f"{path.name} is a link and was left out")
-            continue
-        if not path.is_file() or path.suffix == ".ipynb" or any(p.is_symlink() for p in path.parents if p != folder):
-            continue
-        if path.name == "timestamp.txt" and not _is_time(path):
-            remarks.append("its timestamp.txt cannot be read; it counts as handed in on time")
-            continue
-        total += path.stat().st_size
-        if total > MOST_MB * 10**6:
-            remarks.append(f"its other files have more than {MOST_MB} MB; {path.name} and what follows was left out")
-            break
-        target = to / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            if path.is_symlink():
+                remarks.append(f"{path.name} is a link and was left out")
+                continue
+            if not path.is_file() or path.suffix == ".ipynb":
+                continue
+            if path.name == "timestamp.txt" and not _is_time(path):
+                remarks.append("its timestamp.txt cannot be read; it counts as handed in on time")
+                continue
+            total += path.stat().st_size
+            if total > MOST_MB * 10**6:
+                remarks.append(
+                    f"its other files have more than {MOST_MB} MB; {path.name} and what follows was left out"
+                )
+                break
+            target = to / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        except OSError as error:
+        except PermissionError as error:
             remarks.append(f"{path.name} cannot be read and was left out: {error.strerror}")
     return remarks
 
 
 def _below(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.rglob("*"))
-    except OSError:  # `read` says so
-        return []
+    """All files, folders and links below a folder; nothing below a link, or below what may not be listed."""
+    return sorted(Path(above, name) for above, *names in os.walk(folder) for name in [*names[0], *names[1]])
 
 
 def _is_time(path: Path) -> bool:

@@ -38,8 +38,7 @@ def test_what_belongs_to_a_class_is_ignored(path):
     assert subprocess.run(["git", "check-ignore", "-q", f"exercises/{path}"], cwd=EXERCISES.parent).returncode == 0
 
 
-def test_nbgraders_own_autograde_works_with_this_configuration(course):
-    root = course
+def test_nbgraders_own_autograde_works_with_this_configuration(root):
     noisy = answer(
         released(root), decay="import warnings; warnings.warn('look')\nreturn base * 0.1 ** (epoch // every)"
     )
@@ -69,8 +68,7 @@ def test_the_page_names_every_limit_and_verdict_as_they_are():
     assert re.findall(r"(?m)^\| `(\w+)` \|", table) == list(VERDICTS)
 
 
-def test_a_student_of_the_roster_who_handed_in_nothing_has_zero(course):
-    root = course
+def test_a_student_of_the_roster_who_handed_in_nothing_has_zero(root):
     columns = re.findall(
         r"`(\w+)`", PAGE[PAGE.index("names its columns:") : PAGE.index("## Hand out")].replace("submitted/", "")
     )

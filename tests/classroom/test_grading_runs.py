@@ -61,8 +61,7 @@ def below(process):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_and_loses_nothing(course, ctrl_c):
-    root = course
+def test_an_interrupted_run_goes_on_and_loses_nothing(root, ctrl_c):
     for student in STUDENTS:
         hand_in(root, student, answer(released(root), decay=f"import time; time.sleep(0.4)\n{STEP_DECAY}"))
     for how in (signal.SIGKILL, signal.SIGINT):
@@ -216,6 +215,12 @@ def test_folders_that_a_submission_has_locked_go_away():
     as_somebody_else(lock)
 
 
+def test_a_folder_that_a_submission_has_removed_is_no_error(tmp_path):
+    with scratch_folder(str(tmp_path)) as path:
+        os.rmdir(path)
+    assert not os.path.exists(path)
+
+
 @forks
 def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
     def look(root):
@@ -223,6 +228,9 @@ def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
             (root / "submitted" / student / NAME).mkdir(parents=True)
         (root / "submitted/bob" / NAME / "data.txt").write_text("1")
         (root / "submitted/bob" / NAME / "data.txt").chmod(0)
+        (root / "submitted/bob" / NAME / "listed").mkdir()
+        (root / "submitted/bob" / NAME / "listed/inner.txt").touch()
+        (root / "submitted/bob" / NAME / "listed").chmod(0o400)
         (root / "submitted/ada").chmod(0)
         (root / "nbgrader_config.py").write_text("c = get_config()")
         found = courses.submissions(courses.load(root)[0], NAME)
@@ -230,8 +238,9 @@ def test_a_folder_that_the_teacher_may_not_read_is_a_verdict():
         read = submission.read(found["ada"], NAME)
         assert read.problem == submission.UNREADABLE and "Permission denied" in read.remarks[0]
         assert submission.digest(found["ada"]) and submission.copy_other_files(found["ada"], root / "to") == []
-        (remark,) = submission.copy_other_files(found["bob"], root / "to")
-        assert remark == "data.txt cannot be read and was left out: Permission denied"
+        assert submission.copy_other_files(found["bob"], root / "to") == [
+            f"{name} cannot be read and was left out: Permission denied" for name in ("data.txt", "inner.txt")
+        ]
 
     as_somebody_else(look)
 
