@@ -7,7 +7,7 @@ In one run, interleaved, each the median of the repeats:
 
 The course's networks are small: what limits them on a GPU is the launch of kernels, not arithmetic. The results go to
 results/gpu.json (--results: elsewhere); --table writes the table in README.md from that file, and needs no GPU. LRTUT_DATA
-names the folder that holds MNIST. About three minutes.
+names the folder that holds MNIST. Under a minute.
 """
 
 from __future__ import annotations
