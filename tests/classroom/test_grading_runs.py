@@ -153,9 +153,9 @@ def names(cell):
     [
         ("import time; time.sleep(60)", {"seconds": 2}, "time", "TimeLimit"),
         ("x = b'x' * 400_000_000\nimport time; time.sleep(9)", {"memory_mb": 200}, "memory", "MemoryLimit"),
+        ("import os; x = b'x' * 150_000_000\nif os.fork() == 0: y = bytearray(x)\nimport time; time.sleep(9)", {"memory_mb": 300}, "memory", "MemoryLimit"),
         ("import subprocess, time\nfor _ in range(9): subprocess.Popen(['sleep', '50'])\ntime.sleep(50)", {"processes": 5}, "processes", "ProcessLimit"),
         ("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))", {"output_mb": 0.01}, "output", "OutputLimit"),
-        ("import os; x = b'x' * 150_000_000\nif os.fork() == 0: y = bytearray(x)\nimport time; time.sleep(9)", {"memory_mb": 300}, "memory", "MemoryLimit"),
         ("import os; os._exit(3)", {}, "died", "KernelDied"),
         ("import ctypes; ctypes.string_at(0)", {}, "died", "KernelDied"),
     ],
