@@ -4,6 +4,9 @@ warning or anything else on a notebook's stderr fails it."""
 import os
 import signal
 
+# Two workers with two OpenMP threads each on two cores: threads that wait shall not spin. Before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import nbmake.pytest_items
 import pytest
 from nbmake.nb_result import NotebookError, NotebookResult

@@ -41,7 +41,7 @@ from report import write_readme, write_whole
 from torch.utils.data import DataLoader
 
 import lrtut
-from lrtut.rules import smooth, usable
+from lrtut.finder.rules import smooth, usable
 
 RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)

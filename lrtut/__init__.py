@@ -2,10 +2,9 @@
 
 from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
+from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
 from lrtut.models import mlp, small_cnn
 from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
-from lrtut.range_test import RangeTest, lr_range_test
-from lrtut.rules import NoSuggestion
 from lrtut.schedules import CATALOGUE, preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train

@@ -90,7 +90,7 @@ def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:
     # A kernel's debugger warns on stderr about frozen modules; a lesson needs no debugger.
     found |= {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if strict:  # PYTHONWARNINGS takes whole module names only; a notebook's cells are __main__
-        modules = ["__main__", "lrtut", *(f"lrtut.{module.name}" for module in pkgutil.iter_modules(lrtut.__path__))]
+        modules = ["__main__", "lrtut", *(module.name for module in pkgutil.walk_packages(lrtut.__path__, "lrtut."))]
         found["PYTHONWARNINGS"] = ",".join(f"error:::{name}" for name in modules)
     return found
 

@@ -37,7 +37,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 GOAL = 0.90
-LEFT_OUT = ["tests/test_sweep.py::test_same_to_the_bit_whatever_the_executor"]  # its processes import torch anew
+LEFT_OUT = [
+    "tests/package/test_sweep.py::test_same_to_the_bit_whatever_the_executor"
+]  # its processes import torch anew
 MEMORY = 6 << 30  # bytes of data a mutant may take
 # Each module, and the tests that are its own.
 TESTS = {

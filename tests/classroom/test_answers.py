@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("nbgrader")
 
-from answers import ANSWERS, compositions, forgetful
+from compose import ANSWERS, compositions, forgetful
 from grading import course as courses
 from grading.autograde import GRADED
 from nbformat.v4 import new_code_cell

@@ -18,7 +18,7 @@ from lrtut.cli import find_lessons, repository
 pytest.importorskip("nbgrader")
 
 import make_release
-from answers import ANSWERS
+from compose import ANSWERS
 
 ROOT = Path(__file__).parents[2]
 LESSONS = {path.stem: path for path in find_lessons(ROOT)}

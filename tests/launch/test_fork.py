@@ -36,7 +36,7 @@ def test_no_trace_of_the_old_address_is_left(copy):
     done = fork(copy, "Ada-L/my.course", "--branch", "spring-27")
     assert done.returncode == 0, done.stderr
     assert traces(copy, SLUG) == []
-    assert set(traces(copy, "Ada-L/my[.]course")) == {*before, "tests/test_fork.py"}  # this file names it anyhow
+    assert set(traces(copy, "Ada-L/my[.]course")) == {*before, "tests/launch/test_fork.py"}  # this file names it anyhow
     assert all(name in done.stdout for name in before)
 
     everything = "".join((copy / name).read_text(encoding="utf-8") for name in before)
@@ -51,7 +51,7 @@ def test_the_fork_passes_the_tests_of_its_links(copy):
     assert fork(copy, "https://github.com/ada/rates.git").returncode == 0
     links = "head or badges or address or readme"
     command = ["-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", links]
-    files = ["tests/test_project.py", "tests/test_notebooks.py"]
+    files = ["tests/launch/test_project.py", "tests/lessons/test_notebooks.py"]
     done = subprocess.run([sys.executable, *command, *files], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 10

@@ -1,4 +1,4 @@
-"""The mistakes of planted.py can be planted; that each turns a check red is seen by `python tests/planted.py`."""
+"""The mistakes of planted.py can be planted; that each turns a check red is seen by `python tests/lessons/planted.py`."""
 
 import ast
 

@@ -1,6 +1,6 @@
-"""The notebooks on a machine with Colab's packages, and without a checkout or lrtut: `uv run pytest -m slow tests/test_colab.py`.
+"""The notebooks on a machine with Colab's packages, and without a checkout or lrtut: `uv run pytest -m slow tests/launch/test_colab.py`.
 
-Makes an environment of tests/environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on
+Makes an environment of tests/launch/environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on
 the same disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
 """
 
@@ -26,7 +26,7 @@ from lrtut.cli import find_lessons
 from lrtut.version import repository
 
 LESSONS = find_lessons(ROOT)
-PACKAGES = ROOT / "tests" / "environments" / "colab.txt"
+PACKAGES = ROOT / "tests" / "launch" / "environments" / "colab.txt"
 COLABS_PYTHON = "3.13"
 
 pytestmark = [

@@ -1,8 +1,3 @@
-import os
-
-# Two workers with two OpenMP threads each on two cores: threads that wait shall not spin. Before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import pytest
 from tiny_mnist import Mirror, make_tiny, pretend, use_mirror
 

@@ -15,7 +15,7 @@ import pytest
 import lrtut
 from lrtut.cli import find_lessons
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LESSONS = find_lessons(ROOT)
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
 REPOSITORY = URLS["Repository"]

@@ -89,7 +89,7 @@ def test_a_comparison_turned_round_turns_its_claim_red_and_no_other(path, ran):
 @each_lesson
 def test_the_key_figures_are_what_they_were(path, ran):
     assert len(ran["figures"]) >= 4
-    assert key_figures.compare(path, ran) == [], "python tests/key_figures.py says more; see CONTRIBUTING.md"
+    assert key_figures.compare(path, ran) == [], "python tests/lessons/key_figures.py says more; see CONTRIBUTING.md"
 
 
 @each_lesson

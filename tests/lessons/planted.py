@@ -1,7 +1,7 @@
 """The classic mistakes with a learning rate, planted in copies of the lessons one at a time: is a check red each time?
 
-python tests/planted.py            all of them, on the digits, as a table
-python tests/planted.py 02 03      those of some lessons
+python tests/lessons/planted.py            all of them, on the digits, as a table
+python tests/lessons/planted.py 02 03      those of some lessons
 """
 
 import json

@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import lrtut
-from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, rules, train
-from lrtut.rules import LEAST, ONE_CYCLE, RULES
+from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, train
+from lrtut.finder import rules
+from lrtut.finder.rules import LEAST, ONE_CYCLE, RULES
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -744,7 +745,7 @@ def test_plot_shows_the_curve_below_the_ceiling():
 
 # --- the examples of docs/range_test.md -------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[1] / "docs" / "range_test.md"
+PAGE = Path(__file__).parents[2] / "docs" / "range_test.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
 NAMES = ["dicts", "several inputs", "mixed precision", "accumulation", "validation"]
 
@@ -863,7 +864,7 @@ def test_a_record_can_be_changed_in_no_way():
 
 
 def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
-    watch = sys.modules["lrtut.range_test"]._Watch()
+    watch = sys.modules["lrtut.finder.range_test"]._Watch()
     for loss in [1.0] * 5 + [3.0] * 5:  # median 2, of nine 1: a ceiling of 8, or 4
         assert not watch.diverged(0.1, loss)
     assert not watch.diverged(0.2, 7.9) and not watch.diverged(2.0, 7.9)
@@ -914,7 +915,7 @@ def test_a_batch_is_moved_to_the_models_device_where_it_is_not_there_and_left_al
         seen.append((inputs.device.type, targets.device.type))
         return None, torch.ones((), requires_grad=True)
 
-    monkeypatch.setattr("lrtut.range_test.forward", forward)
+    monkeypatch.setattr("lrtut.finder.range_test.forward", forward)
     m = network().to("meta")
     sweep(m, sgd(m))
     assert set(seen) == {("meta", "meta")}
@@ -1043,7 +1044,7 @@ class Bar:
 @pytest.fixture
 def bars(monkeypatch):
     """The bars that range tests make, by a clock that is a sixteenth of a second later at each look."""
-    module = sys.modules["lrtut.range_test"]
+    module = sys.modules["lrtut.finder.range_test"]
     ticks = itertools.count(0, 1 / 16)
     monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     monkeypatch.setattr(module, "tqdm", Bar)

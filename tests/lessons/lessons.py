@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 from turned import RECORD, Recorder, Replacer, Watcher, helpers, opposite
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def source(cell):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from lrtut import lr_range_test
-from lrtut.snapshot import restored
+from lrtut.finder.snapshot import restored
 
 
 def data():

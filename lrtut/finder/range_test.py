@@ -19,11 +19,23 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lrtut.checks import check_step, check_whole
+from lrtut.finder.group_rates import rate_setter, sweep_rates
+from lrtut.finder.plot import plot_range_test
+from lrtut.finder.rules import (
+    FIRST,
+    LEAST,
+    ONE_CYCLE,
+    OTHER,
+    PLAIN,
+    RULES,
+    NoSuggestion,
+    ceiling,
+    minimum,
+    smooth,
+    usable,
+)
+from lrtut.finder.snapshot import restored
 from lrtut.forward import backward, device_of, forward, on_device
-from lrtut.group_rates import rate_setter, sweep_rates
-from lrtut.range_plot import plot_range_test
-from lrtut.rules import FIRST, LEAST, ONE_CYCLE, OTHER, PLAIN, RULES, NoSuggestion, ceiling, minimum, smooth, usable
-from lrtut.snapshot import restored
 
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 
@@ -59,7 +71,7 @@ class RangeTest:
 
         Args:
             rule: `"minimum"` takes the rate at the minimum of the smoothed loss, divided by `divisor`. `"minimum/10"`,
-                `"steepest"` and `"valley"` are what others use, for comparison (`lrtut.rules`).
+                `"steepest"` and `"valley"` are what others use, for comparison (`lrtut.finder.rules`).
 
         Raises:
             NoSuggestion: (a ValueError) the curve supports none; the message says what was seen, and what to try.
@@ -85,7 +97,7 @@ class RangeTest:
         return minimum(lrs, losses, broke=len(lrs) < len(self.loss)) / self.divisor
 
     def max_lr(self) -> float:
-        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.rules.ONE_CYCLE`). Raises NoSuggestion, as `suggestion` does."""
+        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.finder.rules.ONE_CYCLE`). Raises NoSuggestion, as `suggestion` does."""
         return ONE_CYCLE * self.suggestion()
 
     def plot(self, ax=None):
@@ -119,7 +131,7 @@ def lr_range_test(
     """Train for a few steps while the rate grows from `start_lr` to `end_lr`, then put everything back.
 
     Afterwards, and after an exception or an interrupt too, model, optimizer and random states are to the bit what they
-    were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.snapshot.restored`).
+    were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.finder.snapshot.restored`).
 
     Args:
         model: trained in train mode: as it is, if it is in train mode, else after `model.train()`. (`train` calls that

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from lrtut import cli, execution, sweep
 from lrtut.execution import execute_all, kernel_environment, on_stderr
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 SPEAKS = {
     "own warning": ("import warnings\nwarnings.warn('steep')", "UserWarning: steep"),
@@ -95,7 +95,10 @@ def test_pytest_runs_notebooks_by_the_strict_class():
 
 def test_every_module_of_lrtut_is_strict_in_kernels():
     filters = kernel_environment("digits", strict=True)["PYTHONWARNINGS"].split(",")
-    modules = {f"lrtut.{path.stem}" for path in (ROOT / "lrtut").glob("*.py")} - {"lrtut.__init__"}
+    modules = {
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in (ROOT / "lrtut").rglob("*.py")
+    }
     assert set(filters) == {f"error:::{name}" for name in modules | {"lrtut", "__main__"}}
     assert "PYTHONWARNINGS" not in kernel_environment("digits")
 

@@ -1,10 +1,10 @@
-"""The key figures of each lesson, recorded in tests/expected/, and what has changed since.
+"""The key figures of each lesson, recorded in tests/lessons/expected/, and what has changed since.
 
 A check's metadata name them, `figures`: {name: {"is": expression, "within": share by which another kind may differ}}.
 
-    python tests/key_figures.py                    compares a run of every lesson with the records
-    python tests/key_figures.py --record           records it anew: a commit of its own, which explains each change
-    python tests/key_figures.py --every-cpu        either, once for each CPU capability of torch
+    python tests/lessons/key_figures.py                    compares a run of every lesson with the records
+    python tests/lessons/key_figures.py --record           records it anew: a commit of its own, which explains each change
+    python tests/lessons/key_figures.py --every-cpu        either, once for each CPU capability of torch
 
 Runs on LRTUT_DATA, or on the digits.
 """
@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 
 import nbformat
 from lessons import ISA, ROOT, run_apart
 
 from lrtut.cli import find_lessons
 
-EXPECTED = ROOT / "tests" / "expected"
+EXPECTED = Path(__file__).parent / "expected"
 
 
 def tolerances(path):
@@ -38,7 +39,7 @@ def compare(path, found):
     kind = found["made_on"]
     known = [r for r in records(path) if r["made_on"]["data"] == kind["data"]]
     if not known:
-        return [f"{path.stem}: no record on {kind['data']}; python tests/key_figures.py --record makes one"]
+        return [f"{path.stem}: no record on {kind['data']}; python tests/lessons/key_figures.py --record makes one"]
     nearest = max(known, key=lambda r: [r["made_on"] == kind, *(r["made_on"].get(k) == kind[k] for k in kind)])
     return differences(path, nearest, found)
 

@@ -24,7 +24,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 import lrtut
 from lrtut.cli import find_lessons
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "build" / "browser"
 LESSONS = find_lessons(ROOT)
 TOKEN = "only-for-this-test"

@@ -9,8 +9,8 @@ A quote may leave words out (…), and lies within one sentence; it holds for th
 the end of the cell. `# Premise: …` in its place marks assertions that the check itself needs. Sentences that state no
 result stand in their cell's metadata, `no_claim`: {sentence: reason}.
 
-    python tests/claims.py                  counts claims
-    python tests/claims.py notebooks/01…    lists every sentence with its assertions
+    python tests/lessons/claims.py                  counts claims
+    python tests/lessons/claims.py notebooks/01…    lists every sentence with its assertions
 """
 
 import ast

@@ -1,6 +1,6 @@
 """The figures of the lessons and of the README: told apart by everyone, nothing overlaps, alt text arrives, up to date.
 
-`uv run python tests/test_pictures.py` prints the colour differences of the course's palette.
+`uv run python tests/package/test_pictures.py` prints the colour differences of the course's palette.
 """
 
 import base64
@@ -29,7 +29,7 @@ from lrtut.cli import find_lessons
 from lrtut.data import DIGITS, find_data
 from lrtut.plotting import _colors
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LESSONS = find_lessons(ROOT)
 matplotlib.use("agg")
 

@@ -1,4 +1,4 @@
-"""Answers to the exercises, right and wrong (tests/answers/*.yaml), and submissions composed of them."""
+"""Answers to the exercises, right and wrong (tests/classroom/answers/*.yaml), and submissions composed of them."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ import yaml
 
 ANSWERS = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
-    for path in sorted((Path(__file__).parents[1] / "answers").glob("*.yaml"))
+    for path in sorted((Path(__file__).parent / "answers").glob("*.yaml"))
 }
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
-COLAB = ROOT / "tests" / "environments" / "colab.txt"
+ROOT = Path(__file__).parents[2]
+COLAB = ROOT / "tests" / "launch" / "environments" / "colab.txt"
 COLABS_PYTHON = "3.13"
 
 
