@@ -1,41 +1,20 @@
 """The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
 
 from lrtut.alttext import alt_text
+from lrtut.catalogue import CATALOGUE
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
 from lrtut.models import mlp, small_cnn
 from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
-from lrtut.schedules import CATALOGUE, preview
+from lrtut.schedules import preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train
 from lrtut.version import VersionError, __version__, require
 
+# fmt: off
 __all__ = [
-    "CATALOGUE",
-    "Digits",
-    "History",
-    "NoSuggestion",
-    "RangeTest",
-    "Run",
-    "VersionError",
-    "__version__",
-    "alt_text",
-    "batches",
-    "evaluate",
-    "lr_colors",
-    "lr_range_test",
-    "load_mnist",
-    "mlp",
-    "normalise",
-    "plot_images",
-    "plot_loss",
-    "plot_lr",
-    "plot_paths",
-    "plot_sweep",
-    "preview",
-    "require",
-    "small_cnn",
-    "subplots",
-    "sweep",
-    "train",
+    "CATALOGUE", "Digits", "History", "NoSuggestion", "RangeTest", "Run", "VersionError", "__version__", "alt_text",
+    "batches", "evaluate", "lr_colors", "lr_range_test", "load_mnist", "mlp", "normalise", "plot_images", "plot_loss",
+    "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "small_cnn", "subplots", "sweep", "train",
 ]
+# fmt: on

@@ -18,7 +18,12 @@ _MOST_SERIES = 12
 
 
 def alt_text(figure: Figure) -> str:
-    """Describe a figure for a screen reader: each panel's title, axes with their scale and range, and its series."""
+    """Describe a figure for a screen reader: each panel's title, axes with their scale and range, and its series.
+
+    ax = lrtut.plot_loss(history)
+    print(lrtut.alt_text(ax.figure))
+    # Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
+    """
     panels = [ax for ax in figure.axes if ax.get_visible()]
     parts = [_describe(ax) for ax in panels]
     if len(parts) > 1:
@@ -48,17 +53,17 @@ def _range(axis: Axis) -> str:
 
 
 def _value(axis: Axis, value: float) -> str:
-    """A place on an axis in words: a number, or the category or date that it stands for."""
+    """A place on an axis in words: a number, or the category or date there."""
     if not axis.have_units():
         return f"{value:.3g}"
-    axis.get_majorticklocs()  # how exactly a date is said depends on the ticks
+    axis.get_majorticklocs()  # the precision of a date depends on the ticks
     return axis.get_major_formatter()(value)
 
 
 def _label(ax: Axes, which: str) -> tuple[str, str]:
     """An axis' name, and what a label says below its first line.
 
-    Where panels share an axis, the label may stand at another panel or at the figure's edge.
+    Where panels share an axis, the label may be at another panel or at the figure's edge.
     """
     shared = (ax.get_shared_x_axes() if which == "x" else ax.get_shared_y_axes()).get_siblings(ax)
     labels = [getattr(panel, f"get_{which}label")() for panel in (ax, *shared)]
@@ -71,7 +76,7 @@ def _label(ax: Axes, which: str) -> tuple[str, str]:
 
 
 def _series(ax: Axes) -> Iterator[tuple[str, str]]:
-    """The name, or "", and what it shows, or "" for what is not in data."""
+    """For each series its name, or "", and what it shows, or "" where it is not in data coordinates."""
     bars = [container for container in ax.containers if isinstance(container, BarContainer)]
     of_bars = {id(patch) for container in bars for patch in container}
     for line in filter(Artist.get_visible, ax.lines):
@@ -93,13 +98,13 @@ def _series(ax: Axes) -> Iterator[tuple[str, str]]:
 
 
 def _name(artist: Artist | Container) -> str:
-    """The label; "" for one that the legend leaves out: matplotlib's own (`_child0`), or one that begins in the same way."""
+    """The label, or "" where the legend leaves it out: one that begins with `_`, as matplotlib's own `_child0`."""
     label = str(artist.get_label() or "")
     return "" if label.startswith("_") else label
 
 
 def _in_data(ax: Axes, *transforms: Transform) -> list[bool]:
-    """Whether x and y are in data, and not a share of the panel, as a vertical line's y is."""
+    """Whether x and y are in data coordinates, and not a share of the panel, as a vertical line's y is."""
     return [any(way) for way in zip(*(t.contains_branch_seperately(ax.transData) for t in transforms), strict=True)]
 
 
@@ -142,7 +147,7 @@ def _points(place: Axis, level: Axis, places: np.ndarray, levels: np.ndarray, wh
 
 
 def _extent(ax: Axes, inside: Sequence[bool], x: np.ndarray, y: np.ndarray) -> str:
-    """From where to where on those axes on which it is in data; "" if on none."""
+    """Its range on each axis on which it is in data coordinates; "" if on none."""
     ranges = []
     for which, axis, values, counts in zip("xy", (ax.xaxis, ax.yaxis), (x, y), inside, strict=True):
         (values,) = _finite(values)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import hashlib
+import logging
 import os
+import shutil
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +19,35 @@ import numpy as np
 import platformdirs
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from lrtut.checks import check_whole
-from lrtut.download import FILES, DataError, fill, verify
+from lrtut.misuse import check_whole
 
 DIGITS = "digits"
 """The value of `LRTUT_DATA` (or of `root`) that asks for scikit-learn's digits."""
+
+# name: (bytes, md5, md5 of the .gz) of the files that LeCun, Cortes and Burges published.
+FILES = {
+    "train-images-idx3-ubyte": (47_040_016, "6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+    "train-labels-idx1-ubyte": (60_008, "a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"),
+    "t10k-images-idx3-ubyte": (7_840_016, "2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3"),
+    "t10k-labels-idx1-ubyte": (10_008, "27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"),
+}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",  # torchvision's
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",  # TensorFlow Datasets'
+)
+_PACKED_BYTES = 11_594_722  # of the four .gz files
+_PATIENCE_S, _LEAST_BYTES = 6.0, 10_000  # a download that brings less than that in this time is given up
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images, scaled to [0, 1]
 
 _VALIDATION = {"MNIST": 5_000, DIGITS: 250}  # images split off the training images
 _DIGITS_TEST = 297  # the last images
+
+
+class DataError(ValueError):
+    """A data folder that cannot be used; the message names the file and the way out."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -53,17 +79,21 @@ def load_mnist(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Digits:
-    """Load MNIST, or the digits that scikit-learn carries where MNIST cannot be had.
+    """Load MNIST, or the digits that come with scikit-learn where MNIST cannot be downloaded.
 
-    Looks in `root`, else in the folder that the environment variable `LRTUT_DATA` names (both in torchvision's
-    layout, `<root>/MNIST/raw/train-images-idx3-ubyte` …; the word `digits` instead of a folder asks for
-    scikit-learn's digits), else in the user's cache folder, which it fills by `torchvision.datasets.MNIST`, else
-    takes scikit-learn's 1,797 digits, enlarged to 28 × 28. Prints one line that says which it took.
+        data = lrtut.load_mnist(train_size=2560)
+        print(data.x_train.shape)  # torch.Size([2560, 1, 28, 28])
+        for x, y in lrtut.batches(data.x_train, data.y_train): ...
+
+    It looks in `root`, then in the folder that the environment variable `LRTUT_DATA` names (both in torchvision's
+    layout, `<root>/MNIST/raw/train-images-idx3-ubyte` …; the word `digits` in place of a folder asks for
+    scikit-learn's digits), then in the user's cache folder, into which it downloads MNIST once. Without a network it
+    takes scikit-learn's 1,797 digits, enlarged to 28 × 28. It prints one line that says which it took.
 
     Args:
         root: folder that holds `MNIST/raw/`, or `"digits"`.
-        train_size: number of training images to keep, drawn by `seed`; all by default. The small digits are
-            capped at what there is, and the printed line says so.
+        train_size: number of training images to keep, drawn by `seed`; all by default. Where the small digits are
+            fewer, all of them are kept, and the printed line says so.
         seed: draws the split into training and validation images and the subset.
         device: where the tensors go; None means CUDA where there is one, else the CPU.
 
@@ -74,10 +104,8 @@ def load_mnist(
     if train_size is not None:
         check_whole("train_size", train_size)
     source, origin = find_data(root)
-    if source == DIGITS:
-        name, (x, y, x_test, y_test) = DIGITS, _read_digits()
-    else:
-        name, (x, y, x_test, y_test) = "MNIST", _read_mnist(Path(source))
+    name = DIGITS if source == DIGITS else "MNIST"
+    x, y, x_test, y_test = _read_digits() if name == DIGITS else _read_mnist(Path(source))
 
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     val, train = order[: _VALIDATION[name]], order[_VALIDATION[name] :]
@@ -85,8 +113,8 @@ def load_mnist(
     if train_size is not None and train_size > len(train):
         if name != DIGITS:
             raise ValueError(
-                f"train_size={train_size}: MNIST has {len(train):,} training images "
-                f"({len(val):,} more are kept for validation); give at most {len(train)}, or None for all."
+                f"train_size={train_size}: MNIST has {len(train):,} training images ({len(val):,} more are kept for "
+                f"validation); give at most {len(train)}, or None for all."
             )
         note = f" (asked for {train_size:,}; there are no more)"
     train = train[:train_size]
@@ -106,11 +134,11 @@ def default_device(device: torch.device | str | None = None) -> torch.device:
 
 
 class Batches:
-    """Batches of normalised floats; see `batches()`. Each pass draws a new order, the same for the same seed."""
+    """Batches of normalised floats; see `batches()`. Each pass draws a new order; the seed fixes them all."""
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool):
         if len(x) != len(y):
-            raise ValueError(f"{len(x)} inputs but {len(y)} targets: they must be as many.")
+            raise ValueError(f"{len(x)} inputs but {len(y)} targets: give one target for each input.")
         check_whole("batch_size", batch_size)
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
@@ -134,12 +162,16 @@ class Batches:
 def batches(
     x: Tensor, y: Tensor, batch_size: int = 128, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
 ) -> Batches:
-    """Cut `x`, `y` into batches: an iterable with a length, to be passed over as often as you like.
+    """Cut `x`, `y` into batches: an iterable with a length that you can pass over as often as you like.
+
+        for x, y in lrtut.batches(data.x_train, data.y_train, 64, seed=0):
+            loss = F.cross_entropy(model(x), y)
+            ...
 
     Args:
-        x: uint8 `[N, …]`, which comes out as normalised float32 (see `normalise`), or floats, handed on as they are.
+        x: uint8 `[N, …]`, which comes out as normalised float32 (see `normalise`), or floats, which stay as they are.
         y: targets `[N]`.
-        batch_size: samples a batch; the last batch may be smaller.
+        batch_size: samples in a batch; the last batch may be smaller.
         seed: fixes the order of the first pass and of each later one.
         shuffle: draw a new order at each pass.
         drop_last: leave out a last batch that is smaller than the others.
@@ -151,21 +183,26 @@ def batches(
 
 
 def normalise(x: Tensor) -> Tensor:
-    """uint8 images as float32 with MNIST's mean and standard deviation taken out; floats are handed on unchanged."""
+    """Turn uint8 images into float32 with MNIST's mean and standard deviation taken out; floats stay as they are.
+
+    data = lrtut.load_mnist()
+    x = lrtut.normalise(data.x_test)
+    print(x.dtype, x.mean())  # torch.float32, about 0
+    """
     if x.dtype != torch.uint8:
         return x
     # One pass over x: (x/255 - mean)/std.
     return x.float().mul_(1 / (255 * MNIST_STD)).sub_(MNIST_MEAN / MNIST_STD)
 
 
-# --- where the data are -----------------------------------------------------------------------------------------
+# --- where the data are -------------------------------------------------------------------------------------------
 
 
 def find_data(root: str | os.PathLike | None = None) -> tuple[str, str]:
     """What `load_mnist(root)` reads: the folder that holds `MNIST/raw/`, or `"digits"`; and words that say why.
 
-    Downloads MNIST if need be. A parent process calls it once and hands the answer to its children in `LRTUT_DATA`, so
-    that a network that swallows packets is waited for once.
+    Downloads MNIST if need be. A parent process calls it once and passes the answer to its children in `LRTUT_DATA`, so
+    that they do not wait for the network again.
 
     Raises:
         DataError: `root` or `LRTUT_DATA` names a folder that cannot be used.
@@ -183,13 +220,99 @@ def find_data(root: str | os.PathLike | None = None) -> tuple[str, str]:
         verify(folder)
         return str(folder), str(folder)
     cache = Path(platformdirs.user_cache_dir("lrtut"))
-    try:
+    with contextlib.suppress(DataError):
         verify(cache)
-    except DataError:
-        failure = fill(cache)
-        if failure:
-            return DIGITS, f"scikit-learn: MNIST could not be had ({failure}), so figures will differ"
+        return str(cache), str(cache)
+    try:
+        _fill(cache)
+    except Exception as error:  # whatever is wrong with the network or the disk, the lesson goes on
+        while error.__context__ is not None:  # requests names the mirror before the reason
+            error = error.__context__
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return DIGITS, f"scikit-learn: MNIST could not be downloaded ({why}), so figures will differ"
     return str(cache), str(cache)
+
+
+def verify(folder: Path) -> None:
+    """Raise DataError unless the four published files are in `folder`/MNIST/raw, whole."""
+    for name, (size, md5, _) in FILES.items():
+        path = folder / "MNIST" / "raw" / name
+        if not path.is_file():
+            packed = path.with_name(name + ".gz").is_file()
+            way = "Unpack the .gz beside it (gunzip -k)." if packed else "Name another folder, or unset LRTUT_DATA."
+            raise DataError(f"{path} is missing. {way}")
+        found = path.stat().st_size
+        if found != size:
+            state = "truncated" if found < size else "too long"
+            raise DataError(f"{path} is {state}: {found:,} bytes, not {size:,}. Delete it and fetch it again.")
+        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            raise DataError(f"{path} is corrupt: not the published file (md5 {md5}). Delete it and fetch it again.")
+
+
+def _fill(cache: Path) -> None:
+    """Download MNIST into a folder of our own and move it in one rename: the cache never holds half a download."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-", ignore_cleanup_errors=True) as scratch:
+        fresh, target = Path(scratch) / "MNIST", cache / "MNIST"
+        _download(fresh / "raw")
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                fresh.rename(target)
+                return
+            with contextlib.suppress(DataError):  # another process was first
+                verify(cache)
+                return
+            with contextlib.suppress(OSError):  # a damaged copy is in the way; it goes with the scratch folder
+                target.rename(fresh.with_name("damaged"))
+        verify(cache)
+
+
+def _download(folder: Path) -> None:
+    """Fetch the files into `folder` and unpack them.
+
+    A timeout bounds each wait on a connection, but not a name look-up, nor a server that drips. So a thread fetches,
+    and is left behind if too little arrives.
+    """
+    folder.mkdir(parents=True)
+    errors: list[Exception] = []
+    thread = threading.Thread(target=_fetch, args=(folder, errors), daemon=True, name="lrtut-download")
+    thread.start()
+    seen, since = 0, time.monotonic()
+    with tqdm(total=_PACKED_BYTES, desc="MNIST", unit="B", unit_scale=True, delay=1, leave=False) as bar:
+        while thread.is_alive():
+            thread.join(0.05)
+            with contextlib.suppress(OSError):  # a file may vanish between the listing and the look
+                bar.update(sum(path.stat().st_size for path in folder.iterdir()) - bar.n)
+            if abs(bar.n - seen) >= _LEAST_BYTES:  # less, where a bad file was deleted
+                seen, since = bar.n, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_S:
+                raise TimeoutError(f"the network brought less than {_LEAST_BYTES:,} bytes in {_PATIENCE_S:g} s")
+    if errors:
+        raise errors[-1]
+    for name in FILES:
+        with gzip.open(folder / f"{name}.gz") as packed, open(folder / name, "wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+
+
+def _fetch(folder: Path, errors: list[Exception]) -> None:
+    """Each file from the first mirror that has it whole; the errors stay in `errors` where none has."""
+    import pooch  # slow to import, and rarely needed
+
+    pooch.get_logger().setLevel(logging.WARNING)  # else it says on stderr what it downloads
+    downloader = pooch.HTTPDownloader(timeout=_PATIENCE_S / 2)  # leaves time for a second mirror
+    for name, (_, _, md5) in FILES.items():
+        for mirror in MIRRORS:
+            if not folder.is_dir():  # given up: leave nothing behind
+                return
+            try:
+                pooch.retrieve(f"{mirror}{name}.gz", f"md5:{md5}", f"{name}.gz", folder, downloader=downloader)
+            except Exception as error:
+                errors.append(error)
+            else:
+                errors.clear()
+                break
+        if errors:
+            return
 
 
 def _read_mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Two small networks, initialised from a seed of their own."""
+"""Small networks, each initialised from its own seed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from lrtut.data import default_device
 def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | None = None) -> nn.Sequential:
     """A convolutional network for images `[N, 1, 28, 28]`; it returns logits `[N, 10]`.
 
-    Two strided 3 × 3 convolutions (1 → 16 → 32 channels), a hidden layer and an output layer, ReLU between them.
-    No dropout and no batch normalisation, so that too large a learning rate is seen to diverge.
+        model = lrtut.small_cnn(seed=0)
+        print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    Two strided 3 × 3 convolutions (1 → 16 → 32 channels), a hidden layer and an output layer, ReLU between them. It has
+    neither dropout nor batch normalisation, so a learning rate that is too large visibly diverges.
 
     Args:
         seed: draws the initial weights, from torch's default distributions, without touching torch's global
-            random state: models may be made in several threads at once.
+            random state: several threads may make models at once.
         hidden: width of the hidden layer.
         device: None means CUDA where there is one, else the CPU.
     """
@@ -32,12 +36,16 @@ def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | N
         nn.ReLU(),
         _bare(nn.Linear, hidden, 10),
     )
-    # channels_last convolutions are the faster ones on the CPU (benchmarks/README.md).
+    # channels_last convolutions are faster on the CPU (benchmarks/README.md).
     return _initialise(model, seed).to(default_device(device), memory_format=torch.channels_last)
 
 
 def mlp(seed: int = 0, *, hidden: int = 128, device: torch.device | str | None = None) -> nn.Sequential:
     """A perceptron with one hidden layer for images `[N, 1, 28, 28]`; it returns logits `[N, 10]`.
+
+        model = lrtut.mlp(seed=0, hidden=64)
+        print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     The arguments are those of `small_cnn`.
     """
@@ -51,7 +59,7 @@ def mlp(seed: int = 0, *, hidden: int = 128, device: torch.device | str | None =
 
 
 def _bare(layer: type[nn.Module], *args, **kwargs) -> nn.Module:
-    """The layer with memory but no values: its own initialisation would draw from torch's global state."""
+    """The layer with memory but no values: its own initialisation would draw from torch's global random state."""
     return nn.utils.skip_init(layer, *args, **kwargs)
 
 

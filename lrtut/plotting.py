@@ -1,6 +1,6 @@
 """The course's figures. A curve's colour is its learning rate: small is dark, large is bright.
 
-Every function takes `ax=None`, returns the Axes, and never shows anything by itself.
+Every function takes `ax=None`, returns the Axes, and never calls `plt.show()`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrtut.alttext import alt_text
+from lrtut.misuse import check_whole
 from lrtut.sweep import Run
 from lrtut.training import History
 
@@ -37,18 +38,18 @@ def _style():
     with plt.style.context("lrtut.style"):
         yield
         interactive = matplotlib.is_interactive()
-    # pyplot's first figure sets the backend up. Undoing the interactive mode with the style would silence a notebook.
+    # pyplot's first figure sets up the backend. Undoing the interactive mode with the style would silence a notebook.
     matplotlib.interactive(interactive)
 
 
-styled = _style()  # as a decorator, it is entered anew at each call
+styled = _style()  # as a decorator, it is entered at each call
 
 
 class CourseFigure(Figure):
     """A Figure that shows itself as HTML with alt text.
 
-    JupyterLab and nbconvert drop the alt text of a bare PNG, and prefer HTML where there is both. A method of the
-    class, unlike a registered formatter, survives pyplot's set-up of its inline backend.
+    JupyterLab and nbconvert drop the alt text of a bare PNG, and prefer HTML if there are both. A method of the class,
+    unlike a registered formatter, survives pyplot's set-up of its inline backend.
     """
 
     @styled
@@ -62,7 +63,7 @@ class CourseFigure(Figure):
 
 
 class CourseAxes(Axes):
-    """Axes whose title and legend are in the course's style, also when a notebook's cell sets them."""
+    """Axes whose title and legend are in the course's style, also when a cell of a notebook sets them."""
 
     set_title = styled(Axes.set_title)
     legend = styled(Axes.legend)
@@ -70,7 +71,12 @@ class CourseAxes(Axes):
 
 @styled
 def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
-    """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels."""
+    """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels.
+
+    fig, axes = lrtut.subplots(1, 2)
+    lrtut.plot_lr(history, ax=axes[0])
+    lrtut.plot_loss(history, ax=axes[1])
+    """
     _show_as_html_alone()
     size = {1: (7, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
     kwargs.setdefault("figsize", (size[0], size[1] * nrows))
@@ -80,6 +86,10 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
 
 def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest.
+
+        colors = lrtut.lr_colors([0.01, 0.1, 1.0])
+        for lr, path in paths.items():
+            ax.plot(path, color=colors[lr])
 
     Raises:
         ValueError: `lrs` is empty.
@@ -92,7 +102,7 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     cmap = plt.get_cmap("viridis")
     colors = {}
     for i, (lr, log) in enumerate(zip(ranked, logs, strict=True)):
-        # Two thirds by rank, so that close rates are told apart.
+        # Two thirds by rank, so that close rates can be told apart.
         place = ((log - logs[0]) / spread + 2 * i / max(len(ranked) - 1, 1)) / 3
         colors[lr] = cmap(_BRIGHTEST * place if len(ranked) > 1 else 0.35)
     return {lr: colors[lr] for lr in lrs}
@@ -102,7 +112,11 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
 def plot_paths(
     paths: Mapping[Any, Sequence[float]], *, xlabel: str = "step", ylabel: str = "w", title: str = "", ax: Axes = None
 ) -> Axes:
-    """Draw one path a learning rate (or name): `paths[lr]` is a sequence of values, one a step.
+    """Draw one path for each learning rate (or name): `paths[lr]` holds a value for each step.
+
+        paths = {lr: [(1 - lr) ** step for step in range(10)] for lr in (0.1, 0.5, 1.5)}
+        ax = lrtut.plot_paths(paths, ylabel="w")
+        ax.set_ylim(-1, 1)
 
     Raises:
         ValueError: `paths` is empty.
@@ -112,22 +126,25 @@ def plot_paths(
     for i, (key, color) in enumerate(colors.items()):
         style = {"marker": _MARKERS[i % len(_MARKERS)], "markevery": len(paths[key]) // 25 + 1, "ls": _LINES[i % 4]}
         ax.plot(paths[key], color=color, label=_label(key), **style)
-    return finish(ax, xlabel, ylabel, title)
+    return finish(ax, xlabel, ylabel, title, _legend_title(paths))
 
 
 @styled
 def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None) -> Axes:
-    """Draw the training loss at each step, log scale.
+    """Draw the training loss at each step, on a log scale.
+
+        histories = {lr: train_with(lr) for lr in (0.01, 0.1)}
+        ax = lrtut.plot_loss(histories, window=5)
+        ax.set_ylim(0.1, 10)
 
     Args:
-        histories: one History, or a mapping from learning rate (or a name) to History.
-        window: draw the mean of so many steps instead of each step.
+        histories: one History, or a mapping from learning rate (or name) to History.
+        window: draw the mean of this many steps instead of each step.
 
     Raises:
         ValueError: `histories` is empty, or `window` below 1.
     """
-    if window < 1:
-        raise ValueError(f"window={window!r}: give a whole number of at least 1.")
+    check_whole("window", window)
     histories = {"": histories} if isinstance(histories, History) else histories
     colors = _colors(histories)
     ax = axes_or_new(ax)
@@ -143,7 +160,7 @@ def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, ti
             ax.plot(steps[finite][-1], mean[finite][-1], color=color, marker="X", ms=9, ls="none")
     ax.set_yscale("log")
     what = "training loss" if window == 1 else f"training loss, mean of {window} steps"
-    return finish(ax, "step", what, title)
+    return finish(ax, "step", what, title, _legend_title(histories))
 
 
 @styled
@@ -151,6 +168,10 @@ def plot_lr(
     lrs: Any, *, steps_per_epoch: int | None = None, title: str = "PyTorch Learning Rate", ax: Axes = None
 ) -> Axes:
     """Draw the learning rate at each step.
+
+        ax = lrtut.plot_lr(history)
+        plan = lrtut.preview(make_scheduler, lr=0.1, steps=100)
+        ax = lrtut.plot_lr({"plan": plan, "used": history}, steps_per_epoch=20)
 
     Args:
         lrs: a History, an array `[steps]` or `[steps, groups]`, or a mapping from names to any of these.
@@ -181,11 +202,11 @@ def plot_lr(
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=min(0, values.min()))
-    return finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title)
+    return finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title, _legend_title(curves))
 
 
 def final_loss(result: Any) -> float:
-    """A run's score: a number as it is; of a History the last validation loss, else its last training loss.
+    """A run's score: a number as it is; of a History, the last validation loss if there is one, or training loss.
 
     NaN for a run that diverged.
     """
@@ -198,10 +219,14 @@ def final_loss(result: Any) -> float:
 
 @styled
 def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", title: str = "", ax: Axes = None) -> Axes:
-    """Draw the final loss against the learning rate: a dot a run, the median as a line, a band from least to most.
+    """Draw the final loss against the learning rate: a dot for each run, the median as a line, the range as a band.
 
-    A rate at which some run diverged or failed is marked by a cross on the upper edge, with how many did. In the median
-    such a run counts as infinite, so the line breaks off where most did.
+        runs = lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2))
+        ax = lrtut.plot_sweep(runs)
+        ax.axhline(2.3, ls=":")
+
+    A cross on the upper edge marks a rate at which runs diverged or failed, and says how many. In the median such a run
+    counts as infinite, so the line breaks off where most did.
 
     Args:
         runs: what `sweep` returned; each result is a History or a number (see `final_loss`).
@@ -238,7 +263,12 @@ def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", ti
 def plot_images(
     x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
 ) -> Axes:
-    """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them."""
+    """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them.
+
+    data = lrtut.load_mnist()
+    ax = lrtut.plot_images(data.x_train[:20], data.y_train[:20])
+    ax.set_title("Twenty digits")
+    """
     ax = axes_or_new(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
     images = x[:, 0].detach().cpu().numpy()
     n, height, width = images.shape
@@ -257,7 +287,7 @@ def plot_images(
 
 
 def _show_as_html_alone() -> None:
-    """In a notebook, leave out the bare PNG beside the HTML: it has no alt text, and drawing twice takes twice as long."""
+    """In a notebook, leave out the bare PNG beside the HTML: it has no alt text, and takes as long to draw again."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         shell.display_formatter.formatters["image/png"].for_type(CourseFigure, lambda figure: None)
@@ -274,7 +304,7 @@ def axes_or_new(ax: Axes | None, **kwargs) -> Axes:
 
 
 def _colors(curves: Mapping[Any, Any]) -> dict[Any, tuple]:
-    """By learning rate where the keys are numbers (or there are none: `lr_colors` says so); evenly spread for names."""
+    """By learning rate where the keys are numbers (`lr_colors` refuses none at all); evenly spread for names."""
     if all(isinstance(key, Real) for key in curves):
         return lr_colors(list(curves))
     return dict(zip(curves, plt.get_cmap("viridis")(np.linspace(0, _BRIGHTEST, len(curves))), strict=True))
@@ -284,13 +314,15 @@ def _label(key: Any) -> str:
     return f"{key:g}" if isinstance(key, Real) else str(key)
 
 
-def finish(ax: Axes, xlabel: str, ylabel: str, title: str) -> Axes:
+def _legend_title(curves: Mapping[Any, Any]) -> str | None:
+    return "learning rate" if all(isinstance(key, Real) for key in curves) else None
+
+
+def finish(ax: Axes, xlabel: str, ylabel: str, title: str, legend_title: str | None = None) -> Axes:
     """Label the axes, and draw a legend if a series has a name."""
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if title:
         ax.set_title(title)
-    labels = [label for label in ax.get_legend_handles_labels()[1] if label]
-    if labels:
-        numbers = all(label.split(",")[0].replace("e-", "").replace(".", "").isdigit() for label in labels)
-        ax.legend(title="learning rate" if numbers else None)
+    if any(ax.get_legend_handles_labels()[1]):
+        ax.legend(title=legend_title)
     return ax

@@ -15,7 +15,12 @@ from tqdm.auto import tqdm
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: `result` is what `run(lr, seed)` returned, or None, and then `error` is what it raised."""
+    """One run of a sweep: `result` is what `run(lr, seed)` returned; if it failed, None, and `error` is what it raised.
+
+    for r in lrtut.sweep(run, [0.01, 0.1]):
+        if r.error is None:
+            print(r.lr, r.seed, r.result.val_loss[-1])
+    """
 
     lr: float
     seed: int
@@ -33,22 +38,27 @@ def sweep(
 ) -> list[Run]:
     """Call `run(lr, seed)` for each pair, several at once.
 
+        def run(lr, seed):
+            model = lrtut.small_cnn(seed)
+            return lrtut.train(model, torch.optim.SGD(model.parameters(), lr=lr), data, epochs=3, seed=seed)
+        ax = lrtut.plot_sweep(lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2)))
+
     Each worker computes with one torch thread: small networks gain more from two runs at once than from two threads
     in one. The results are the same, to the bit, whatever the executor and the number of workers, as long as `run`
     draws no random number from torch's global state (initialise models by `small_cnn(seed)`; dropout does draw).
 
     Args:
-        run: `(lr, seed) -> result`, a `History` or whatever you wish to collect.
+        run: `(lr, seed) -> result`, a `History` or whatever you want to collect.
         lrs: learning rates.
         seeds: seeds; each rate is run with each.
-        executor: None means threads, one a core. Any `concurrent.futures.Executor` will do, and is left open. For
+        executor: None means threads, one for each core. Any `concurrent.futures.Executor` works, and is left open. For
             processes take loky's (`loky.get_reusable_executor()`): it can send a function that was defined in a
             notebook, and it does not fork a process in which OpenMP has started, which hangs.
         progress: show a bar on anything longer than two seconds.
 
     Returns:
-        A `Run` for each pair, the seeds of a rate side by side, in the order given. A run that raised is warned of
-        (RuntimeWarning) and loses none of the others.
+        A `Run` for each pair, the seeds of a rate side by side, in the order given. A run that fails raises a
+        RuntimeWarning; the others go on.
 
     Raises:
         ValueError: no rate or no seed.
@@ -74,7 +84,7 @@ def sweep(
             runs[futures[future]] = Run(lr, seed, result, error)
             drew |= touched
     finally:
-        for future in futures:  # after an interrupt: what has not begun does not begin
+        for future in futures:  # after an interrupt, no new run begins
             future.cancel()
         if own:
             own.shutdown(wait=False)
@@ -92,7 +102,7 @@ def usable_cores() -> int:
 
 
 def _call(run: Callable[[float, int], Any], lr: float, seed: int) -> tuple[Any, bool]:
-    """The result, and whether torch's global random state was touched meanwhile (by this or a parallel run)."""
+    """The result, and whether torch's global random state changed meanwhile (by this run or a parallel one)."""
     threads = torch.get_num_threads()
     before = _random_states()
     torch.set_num_threads(1)
@@ -104,7 +114,7 @@ def _call(run: Callable[[float, int], Any], lr: float, seed: int) -> tuple[Any, 
 
 
 def _random_states() -> list[torch.Tensor]:
-    """Of the CPU, and of the CUDA devices where they are in use: a run that is the first to use them adds its own."""
+    """Of the CPU, and of the CUDA devices if they are in use. The first run to use them makes the list longer."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
 
 

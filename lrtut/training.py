@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +14,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
-from lrtut.checks import check_step, check_whole
+from lrtut import misuse
 from lrtut.data import Digits, batches
-from lrtut.forward import backward, device_of, forward, on_device
-from lrtut.interrupts import held_back
-from lrtut.schedules import check_bound
 
 _EVALUATION_BATCH = 1000
 
@@ -26,8 +27,12 @@ _EVALUATION_BATCH = 1000
 class History:
     """What a training run recorded.
 
+        history = lrtut.train(model, optimizer, data, epochs=3)
+        print(history.loss[-1], history.lr[-1], history.val_accuracy[-1])
+        table = pandas.DataFrame(history.to_dicts())
+
     `loss[i]` is the loss of step i before the step, `lrs[i]` the learning rate of every parameter group as the step
-    used it. `val_loss` and `val_accuracy` (0 to 1) hold a value an epoch, where there were validation data.
+    used it. `val_loss` and `val_accuracy` (0 to 1) hold one value per epoch, where there were validation data.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -47,7 +52,7 @@ class History:
         return [rates[0] for rates in self.lrs]
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One dict a step: `step`, `epoch` (from 1), `loss`, `lr` (list), and at an epoch's end its `val_…`."""
+        """One dict per step: `step`, `epoch` (from 1), `loss`, `lr` (list), and at an epoch's end its `val_…`."""
         rows = []
         for step, (loss, rates) in enumerate(zip(self.loss, self.lrs, strict=True)):
             row = {"step": step, "epoch": step // self.steps_per_epoch + 1, "loss": loss, "lr": list(rates)}
@@ -75,102 +80,111 @@ def train(
 ) -> History:
     """Train `model` and record loss and learning rate at each step.
 
+        model = lrtut.small_cnn()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        history = lrtut.train(model, optimizer, lrtut.load_mnist(), epochs=1)
+
     Args:
         model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device. Each epoch begins with
-            `model.train()`, so that a module which you put into eval mode, a frozen BatchNorm for one, trains too.
+            `model.train()`, so a module that you put into eval mode, such as a frozen BatchNorm, trains too.
         optimizer: any `torch.optim.Optimizer` whose `step()` needs no closure (that of LBFGS does).
-        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)` with a length, a `DataLoader`
-            included; then `val` may be another, and need no length, but must last for all epochs.
+        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)` with a length, such as a `DataLoader`;
+            then `val` may be another. It needs no length, but must last for all epochs.
         epochs: passes over the training data.
-        batch_size: samples a batch; an incomplete last batch is left out. Of no effect where `data` already comes
-            in batches.
+        batch_size: samples in a batch; an incomplete last batch is left out. Ignored where `data` comes in batches.
         loss_fn: `(outputs, targets) -> scalar`.
-        scheduler: a scheduler of `torch.optim.lr_scheduler`, or None. ReduceLROnPlateau is given the epoch's
-            validation loss.
-        scheduler_step: `"epoch"` or `"batch"`: after which of them `scheduler.step()` is called.
-        seed: order of the batches; of no effect where `data` already comes in batches.
-        log_interval: print a line each so many batches.
+        scheduler: a scheduler of `torch.optim.lr_scheduler`, or None. ReduceLROnPlateau is given the validation loss.
+        scheduler_step: call `scheduler.step()` after each `"epoch"` or after each `"batch"`.
+        seed: fixes the order of the batches. Ignored where `data` comes in batches.
+        log_interval: print a line every so many batches.
         progress: show a bar on anything longer than two seconds.
 
     Returns:
-        The `History`. A loss that turns NaN or infinite ends the run at the end of its epoch, cuts the history
-        there, and sets `diverged`; it is no error.
+        The `History`. A loss that turns NaN or infinite is not an error: it ends the run at the end of its epoch, cuts
+        the history there, and sets `diverged`.
 
     Raises:
-        ValueError: a scheduler tied to another optimizer, a OneCycleLR whose `total_steps` does not match, an
-            empty iterable, a rate that is negative or not finite, a ReduceLROnPlateau without validation data; `epochs`
-            below 1, an optimizer that needs a closure, a `val` that can be passed over only once; a batch that is no
-            pair of tensors or has no sample, a loss of many numbers or without a gradient, targets that are no class,
-            a batch of one for BatchNorm.
-        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor; data without a length.
-        KeyboardInterrupt: raised again once the step in hand is whole, or from the error that ended it (workers of a
-            DataLoader hear Ctrl-C too); its attribute `history` holds what was recorded.
+        ValueError: a scheduler that belongs to another optimizer or that does not fit (`lrtut.misuse.check_scheduler`);
+            an empty iterable; a rate that is negative or not finite; `epochs` below 1; an optimizer that needs a
+            closure; a `val` that can be passed over only once; a batch that is not a pair of tensors or has no sample;
+            a loss of many numbers or without a gradient; targets out of range; a batch of one for BatchNorm.
+        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor; data without a
+            length.
+        KeyboardInterrupt: raised again once the step in hand is complete, or from the error that ended it (workers of a
+            DataLoader get Ctrl-C too); its attribute `history` holds what was recorded.
     """
-    check_whole("epochs", epochs)
-    check_step(optimizer, "write the loop by hand for it")
-    if isinstance(data, Digits):
-        if val is None:
-            val = batches(data.x_val, data.y_val, _EVALUATION_BATCH, shuffle=False)
-        # A last batch of a few images takes as long a step in a far noisier direction: at a good rate, one such
-        # step can undo an epoch. So it is left out.
-        whole = len(data.x_train) >= batch_size
-        data = batches(data.x_train, data.y_train, batch_size, seed=seed, drop_last=whole)
-    steps = _count_steps(data)
-    if epochs > 1 and isinstance(val, Iterator):
-        raise ValueError(
-            f"val is a {type(val).__name__}, used up after the first epoch: give a list, a DataLoader or lrtut.batches()."
-        )
-    _check_scheduler(scheduler, scheduler_step, optimizer, epochs, steps, val)
-    device = device_of(model)
+    misuse.check_whole("epochs", epochs)
+    misuse.check_optimizer(optimizer, "write the loop by hand for it")
+    data, val = _in_batches(data, val, batch_size, seed)
+    steps = misuse.check_length(data)
+    misuse.check_reusable(val, epochs)
+    misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, val=val)
 
     history = History(steps_per_epoch=steps)
+    losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
     bar = tqdm(total=epochs * steps, desc="train", unit="step", delay=2, leave=False, disable=not progress)
-    with bar, held_back() as interrupted:
-        losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
-        try:
+    try:
+        with bar, held_back() as stop_if_interrupted:
             for epoch in range(1, epochs + 1):
-                model.train()
-                for i, batch in enumerate(data, start=1):
-                    inputs, targets = on_device(batch, device)
-                    optimizer.zero_grad()
-                    _, loss = forward(model, inputs, targets, loss_fn)
-                    backward(loss)
-                    rates = _read_rates(optimizer)
-                    optimizer.step()
-                    losses.append(loss.detach())
+                for i, (loss, rates) in enumerate(_epoch(model, optimizer, data, loss_fn), start=1):
+                    losses.append(loss)
                     history.lrs.append(rates)
                     if scheduler is not None and scheduler_step == "batch":
                         scheduler.step()
                     if log_interval and i % log_interval == 0:
                         print(_log_line(epoch, i, loss.item(), rates))
                     bar.update()
-                    if interrupted():
-                        raise KeyboardInterrupt
-                if _flush(losses, history):
-                    bar.total = bar.n  # divergence is no error: tqdm would leave an unfinished bar standing in red
+                    stop_if_interrupted()
+                _record(losses, history)
+                if history.diverged:
+                    bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
                     break
                 if val is not None:
-                    val_loss, val_accuracy = evaluate(model, val, loss_fn)
-                    history.val_loss.append(val_loss)
-                    history.val_accuracy.append(val_accuracy)
-                    history.diverged = epoch == epochs and not math.isfinite(val_loss)
-                if scheduler is not None and scheduler_step == "epoch":
-                    if isinstance(scheduler, ReduceLROnPlateau):
-                        scheduler.step(history.val_loss[-1])
-                    else:
-                        scheduler.step()
-                if interrupted():
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt as stop:
-            _hand_over(history, losses, stop)
-            raise
-        except Exception as error:
-            if not interrupted():
-                raise
-            stop = KeyboardInterrupt()
-            _hand_over(history, losses, stop)
-            raise stop from error
+                    loss, accuracy = evaluate(model, val, loss_fn)
+                    history.val_loss.append(loss)
+                    history.val_accuracy.append(accuracy)
+                    history.diverged = epoch == epochs and not math.isfinite(loss)
+                if isinstance(scheduler, ReduceLROnPlateau):
+                    scheduler.step(history.val_loss[-1])
+                elif scheduler is not None and scheduler_step == "epoch":
+                    scheduler.step()
+                stop_if_interrupted()
+    except KeyboardInterrupt as stop:
+        _record(losses, history)
+        stop.history = history
+        stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
+        raise
     return history
+
+
+def _in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
+    """The images of `load_mnist()` as batches, for training and validation; whatever comes in batches as it is."""
+    if not isinstance(data, Digits):
+        return data, val
+    if val is None:
+        val = batches(data.x_val, data.y_val, _EVALUATION_BATCH, shuffle=False)
+    # A last batch of a few images is as long a step in a far noisier direction: at a good rate, one such step can undo
+    # an epoch. So it is left out.
+    whole = len(data.x_train) >= batch_size
+    return batches(data.x_train, data.y_train, batch_size, seed=seed, drop_last=whole), val
+
+
+def _epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Iterable, loss_fn: Callable
+) -> Iterator[tuple[Tensor, list[float]]]:
+    """The loop of lesson 01: one pass over the data, yielding each step's loss and the rates that it used."""
+    model.train()
+    device = device_of(model)
+    for batch in data:
+        inputs, targets = on_device(batch, device)
+        optimizer.zero_grad()
+        _, loss = forward(model, inputs, targets, loss_fn)
+        misuse.check_gradient(loss)
+        loss.backward()
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        misuse.check_rates(rates, "Look at the scheduler, or at what set param_groups by hand.")
+        optimizer.step()
+        yield loss.detach(), rates
 
 
 @torch.no_grad()
@@ -181,13 +195,17 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
 
+        test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
+        loss, accuracy = lrtut.evaluate(model, test)
+        print(f"{accuracy:.1%}")
+
     `loss_fn` must average over its batch. The accuracy is NaN unless targets are class numbers `[N]`. Every module's
     train/eval mode is put back.
 
     Raises:
-        ValueError: no batch in `data`, a batch that is no pair of tensors or has no sample, a loss of many numbers,
-            targets that are no class.
-        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor.
+        ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;
+            targets out of range.
+        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor.
     """
     modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
@@ -209,36 +227,15 @@ def evaluate(
     return float(loss) / count, float(right) / count
 
 
-def _read_rates(optimizer: torch.optim.Optimizer) -> list[float]:
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    for i, rate in enumerate(rates):
-        if not 0 <= rate < math.inf:
-            raise ValueError(
-                f"learning rate {rate} in parameter group {i}: it must be finite and not negative. "
-                "Look at the scheduler, or at what set param_groups by hand."
-            )
-    return rates
-
-
-def _flush(losses: list[Tensor], history: History) -> bool:
-    """Move the epoch's losses into the history in one transfer; True if one of them is not finite."""
+def _record(losses: list[Tensor], history: History) -> None:
+    """Move the epoch's losses into the history in one transfer, up to the first that is not finite."""
     if losses:
         values = torch.stack(losses).tolist()
         losses.clear()
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                history.diverged = True
-                values = values[: i + 1]
-                break
-        history.loss += values
+        last = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+        history.diverged = last is not None
+        history.loss += values if last is None else values[: last + 1]
         del history.lrs[len(history.loss) :]
-    return history.diverged
-
-
-def _hand_over(history: History, losses: list[Tensor], stop: KeyboardInterrupt) -> None:
-    _flush(losses, history)
-    stop.history = history
-    stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
 
 
 def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:
@@ -246,37 +243,80 @@ def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:
     return f"Train Epoch: {epoch} batch-{batch}  Loss: {loss:.6f}  Learning Rate: {lrs}"
 
 
-# --- misuse -----------------------------------------------------------------------------------------------------
+# --- a batch's way through the model and back; lr_range_test goes it too ------------------------------------------
 
 
-def _count_steps(data: Iterable) -> int:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is, or its first buffer; the CPU for a model without either."""
+    return next((t.device for t in itertools.chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+def on_device(
+    batch: Any, device: torch.device, way_out: str = "make it one, for instance in a DataLoader's collate_fn"
+) -> tuple[Tensor, Tensor]:
+    """The `(inputs, targets)` of a batch, moved to `device`; ValueError if the batch is not a pair of tensors."""
     try:
-        steps = len(data)
-    except TypeError:
-        raise TypeError(f"{type(data).__name__} has no length: give a list, a DataLoader or lrtut.batches().") from None
-    if steps == 0:
-        raise ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
-    return steps
+        inputs, targets = batch
+        if not (
+            device.type == "cpu" and inputs.is_cpu and targets.is_cpu
+        ):  # .to() costs time even where it does nothing
+            inputs, targets = inputs.to(device), targets.to(device)
+    except (AttributeError, TypeError, ValueError) as error:
+        misuse.explain_batch(batch, error, way_out)
+    return inputs, targets
 
 
-def _check_scheduler(scheduler, scheduler_step: str, optimizer, epochs: int, steps: int, val) -> None:
-    if scheduler_step not in ("epoch", "batch"):
-        raise ValueError(f"scheduler_step={scheduler_step!r}: give 'epoch' or 'batch'.")
-    if scheduler is None:
-        return
-    check_bound(scheduler, optimizer, "the one that you pass to train()")
-    if isinstance(scheduler, ReduceLROnPlateau):
-        if scheduler_step == "batch":
-            raise ValueError("ReduceLROnPlateau looks at the validation loss, so use scheduler_step='epoch'.")
-        if val is None:
-            raise ValueError("ReduceLROnPlateau looks at the validation loss: give val= batches to validate on.")
-    if isinstance(scheduler, OneCycleLR):
-        planned = scheduler.total_steps - scheduler.last_epoch
-        wanted = epochs * steps if scheduler_step == "batch" else epochs
-        if planned != wanted:
-            way = f"OneCycleLR(..., total_steps={wanted})"
-            if scheduler_step == "epoch" and planned == epochs * steps:
-                way = "scheduler_step='batch'"
-            raise ValueError(
-                f"OneCycleLR has {planned} steps left, but will be stepped {wanted} times, once a {scheduler_step}: use {way}."
-            )
+def forward(
+    model: nn.Module, inputs: Tensor, targets: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The outputs of `model` for a batch, and their loss as a tensor of no dimension. NaN passes."""
+    if inputs.numel() == 0:
+        raise ValueError(f"a batch holds no sample: its inputs have the shape {list(inputs.shape)}. Leave it out.")
+    try:
+        outputs = model(inputs)
+    except (RuntimeError, ValueError) as error:
+        misuse.explain_inputs(model, inputs, error)
+        raise
+    try:
+        loss = loss_fn(outputs, targets)
+    except IndexError as error:
+        misuse.explain_targets(outputs, targets, loss_fn, error)
+        raise
+    misuse.check_loss(loss)
+    return outputs, loss if loss.ndim == 0 else loss.reshape(())
+
+
+# --- Ctrl-C -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the end of the block; yields a function that lets it through earlier, if it came.
+
+    A second Ctrl-C is not held back. Only the main thread gets signals, so other threads are left alone, and so is a
+    handler that is not Python's own.
+    """
+    came = threading.Event()
+    previous = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and previous is signal.default_int_handler
+
+    def note(signum, frame):
+        came.set()
+        signal.signal(signal.SIGINT, previous)
+
+    def let_through():
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield let_through
+    except Exception as error:  # workers of a DataLoader get Ctrl-C too, and may end the step by an error
+        if came.is_set():
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, previous)
+    let_through()

@@ -9,15 +9,23 @@ __version__ = "0.1.0"
 
 
 class VersionError(ImportError):
-    """A notebook and an `lrtut` that do not fit each other; the message says which is older and what to do."""
+    """A notebook and an `lrtut` that do not fit each other; the message says which is older, and what to do.
+
+    try:
+        lrtut.require("9.9")
+    except lrtut.VersionError as why: print(why)
+    """
 
 
 def require(version: str) -> None:
-    """Raise unless a notebook written for lrtut `version` fits the lrtut that is here.
+    """Raise unless a notebook written for lrtut `version` fits the lrtut that is installed.
 
-    The setup cell of each notebook calls it. `"0.1"` fits 0.1.0, 0.1.1, …: the second number grows when a notebook
-    from before would no longer run, so an older copy of a notebook, or an older lrtut, is told what to do here, and not
-    by an error further down that hides the cause.
+        import lrtut
+        lrtut.require("0.1")  # silent with 0.1.0, 0.1.1, …
+        lrtut.require("0.2")  # VersionError: lrtut here is 0.1.0, too old for this notebook, …
+
+    The setup cell of each notebook calls it. The second number grows when older notebooks would no longer run. So an
+    outdated copy of a notebook, or an outdated lrtut, fails here and says what to do, not further down.
 
     Args:
         version: the first two numbers of a version, as in `"0.1"`.

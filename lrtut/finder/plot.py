@@ -13,10 +13,10 @@ from lrtut.plotting import axes_or_new, finish, styled
 
 @styled
 def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes | None = None) -> Axes:
-    """Draw the raw and the smoothed loss of a `RangeTest` against the first group's rate, the suggestion, and why it is that.
+    """Draw the raw and the smoothed loss of a `RangeTest` against the first group's rate, and the suggestion.
 
-    The shaded region reaches from the suggestion to the rate at the minimum. Where there is no suggestion, the words say
-    what was seen instead.
+    The shaded region reaches from the suggestion to the rate at the minimum. The words below say where the suggestion
+    comes from or, where there is none, what was seen instead.
     """
     ax = axes_or_new(ax)
     finite = np.isfinite(test.loss)
@@ -31,7 +31,9 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
         ax.axvspan(suggestion, lowest, color="#fde725", alpha=0.25, lw=0, label="from the suggestion to the minimum")
         ax.axvline(suggestion, color="#440154", ls="--", label=f"suggestion {suggestion:.2g}")
         ax.plot(lowest, np.nanmin(test.smoothed), color="#440154", marker="v", ls="none", label=f"minimum {lowest:.2g}")
-        why = f"The smoothed loss is lowest at {lowest:.2g}; beside the cliff one keeps a distance: {_part(test.divisor)} of it, {suggestion:.2g}."
+        part = {PLAIN: "a third", OTHER: "a sixth"}.get(test.divisor, f"1/{test.divisor:g}")
+        why = f"The smoothed loss is lowest at {lowest:.2g}"
+        why += f"; beside the cliff one keeps a distance: {part} of it, {suggestion:.2g}."
     shown = test.loss[finite]
     if len(shown):
         bottom, top = shown.min(), min(shown.max(), ceiling(shown))
@@ -43,7 +45,3 @@ def plot_range_test(test, *, title: str = "Learning-rate range test", ax: Axes |
     inches = ax.get_position().width * ax.figure.get_figwidth()
     ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(14 * inches))))
     return ax
-
-
-def _part(divisor: float) -> str:
-    return {PLAIN: "a third", OTHER: "a sixth"}.get(divisor, f"1/{divisor:g}")

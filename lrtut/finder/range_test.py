@@ -6,7 +6,6 @@ Smith (2015), arXiv 1506.01186. How good the suggestion is, against other finder
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lrtut.checks import check_step, check_whole
-from lrtut.finder.group_rates import rate_setter, sweep_rates
+from lrtut import misuse
 from lrtut.finder.plot import plot_range_test
 from lrtut.finder.rules import (
     FIRST,
@@ -35,7 +33,7 @@ from lrtut.finder.rules import (
     usable,
 )
 from lrtut.finder.snapshot import restored
-from lrtut.forward import backward, device_of, forward, on_device
+from lrtut.training import device_of, forward, on_device
 
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 
@@ -43,6 +41,10 @@ _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 @dataclass(frozen=True, eq=False)
 class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
+
+        test = lrtut.lr_range_test(model, optimizer, batches)
+        print(test.suggestion(), test.max_lr())
+        ax = test.plot()
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
     `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 6.
@@ -59,7 +61,7 @@ class RangeTest:
 
     @cached_property
     def smoothed(self) -> np.ndarray:
-        """The loss `[steps]` as the default rule sees it: clipped, smoothed, and NaN from the first loss that is not finite."""
+        """The loss `[steps]` as the default rule sees it: clipped, smoothed, NaN from the first that is not finite."""
         lrs, losses = usable(self.lr, self.loss)
         padded = np.full(len(self.loss), math.nan)
         if len(losses):
@@ -74,11 +76,10 @@ class RangeTest:
                 `"steepest"` and `"valley"` are what others use, for comparison (`lrtut.finder.rules`).
 
         Raises:
-            NoSuggestion: (a ValueError) the curve supports none; the message says what was seen, and what to try.
+            NoSuggestion: (a ValueError) the curve supports no rate; the message says what was seen, and what to try.
             ValueError: an unknown rule.
         """
-        if rule not in RULES:
-            raise ValueError(f"rule={rule!r}: give one of {', '.join(map(repr, RULES))}.")
+        misuse.check_choice("rule", rule, RULES)
         if len(self.loss) and not math.isfinite(self.loss[0]):
             raise NoSuggestion(
                 f"the loss was {self.loss[0]} at the first step, before any rate could do harm: look for it in the "
@@ -86,18 +87,19 @@ class RangeTest:
             )
         lrs, losses = usable(self.lr, self.loss)
         if len(lrs) < LEAST:
+            broke = f" The loss was not finite from {self.lr[len(lrs)]:.3g} on." if len(lrs) < len(self.loss) else ""
             raise NoSuggestion(
-                f"{len(lrs)} usable points, {LEAST} are needed: the loss was not finite from {self.lr[len(lrs)]:.3g} on. "
-                "Try a smaller start_lr, or more steps."
-                if len(lrs) < len(self.loss)
-                else f"{len(lrs)} usable points, {LEAST} are needed: try a smaller start_lr, or more steps."
+                f"{len(lrs)} usable points, {LEAST} are needed:{broke} Try a smaller start_lr, or more steps."
             )
         if rule != "minimum":
             return RULES[rule](lrs, losses)
         return minimum(lrs, losses, broke=len(lrs) < len(self.loss)) / self.divisor
 
     def max_lr(self) -> float:
-        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.finder.rules.ONE_CYCLE`). Raises NoSuggestion, as `suggestion` does."""
+        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.finder.rules.ONE_CYCLE`).
+
+        Raises NoSuggestion, as `suggestion` does.
+        """
         return ONE_CYCLE * self.suggestion()
 
     def plot(self, ax=None):
@@ -105,7 +107,7 @@ class RangeTest:
         return plot_range_test(self, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, fit for JSON but for a NaN; `RangeTest.from_dict` reads them back."""
+        """Plain lists and numbers, ready for JSON (except for NaN); `RangeTest.from_dict` reads them."""
         return {"lrs": self.lrs.tolist(), "loss": self.loss.tolist(), "divisor": self.divisor}
 
     @classmethod
@@ -130,23 +132,27 @@ def lr_range_test(
 ) -> RangeTest:
     """Train for a few steps while the rate grows from `start_lr` to `end_lr`, then put everything back.
 
-    Afterwards, and after an exception or an interrupt too, model, optimizer and random states are to the bit what they
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        test = lrtut.lr_range_test(model, optimizer, batches)
+        optimizer.param_groups[0]["lr"] = test.suggestion()
+
+    Afterwards, also after an exception or an interrupt, model, optimizer and random states are to the bit what they
     were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.finder.snapshot.restored`).
 
     Args:
-        model: trained in train mode: as it is, if it is in train mode, else after `model.train()`. (`train` calls that
-            in any case, so there a module in eval mode within a model in train mode trains, and here it does not.)
-        optimizer: of any kind whose `step()` needs no closure (that of LBFGS does: `train_step`). Its groups keep the ratios of their rates; `start_lr` and
-            `end_lr` are the first group's.
-        batches: an iterable of `(inputs, targets)`, begun anew when it ends: a list, a DataLoader, `lrtut.batches`.
+        model: trained as it is if it is in train mode, else after `model.train()`. (`train` always calls that, so there
+            a module in eval mode within a model in train mode trains, and here it does not.)
+        optimizer: any optimizer whose `step()` needs no closure (for one that does, LBFGS, give a `train_step`). Its
+            groups keep the ratios of their rates; `start_lr` and `end_lr` are the first group's.
+        batches: an iterable of `(inputs, targets)`, started again when it ends: a list, a DataLoader, `lrtut.batches`.
             They are moved to the model's device.
         loss_fn: `(outputs, targets) -> scalar`.
         start_lr: rate of the first step.
         end_lr: rate of the last step.
         steps: number of steps, at least 20.
         scale: `"exponential"`, the same number of steps in each decade, or `"linear"`.
-        stop_when_diverged: end at a loss that is not finite, and when the losses of a fifth of a decade all lie above
-            four times the first losses' median.
+        stop_when_diverged: end at a loss that is not finite, and when the losses of a fifth of a decade are all above
+            four times the median of the first ones.
         train_step: used in place of the built-in step: takes what `batches` yields, does forward, backward and
             `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For batches
             that are dicts, several inputs, mixed precision, gradient accumulation, the validation loss:
@@ -155,61 +161,81 @@ def lr_range_test(
 
     Raises:
         ValueError: a bad argument, named; an optimizer that needs a closure; groups of different rates, the first at
-            zero; a lazy parameter without a value; no batch; batches that end and cannot be begun anew; a batch that
-            is no pair of tensors or has no sample, a loss of many numbers or without a gradient, targets that are no
-            class, a batch of one for BatchNorm.
-        TypeError: integer inputs to a model that computes with floats; a loss that is no tensor.
+            zero; a lazy parameter without a value; no batch; batches that end and cannot be started again; a batch that
+            is not a pair of tensors or has no sample; a loss of many numbers or without a gradient; targets out of
+            range; a batch of one for BatchNorm.
+        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor.
     """
-    _check_arguments(start_lr, end_lr, steps, scale)
+    misuse.check_range(start_lr, end_lr, steps, scale, LEAST)
     if train_step is None:
-        check_step(optimizer, "give a train_step that calls it with one")
-    rates = sweep_rates(optimizer, start_lr, end_lr, steps, scale)
+        misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
+    rates = _rates(optimizer, start_lr, end_lr, steps, scale)
     losses: list[float] = []
-    bar, bar_from = None, time.monotonic() + 2 if progress else math.inf
-    with restored(model, optimizer, batches):
+    bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
+    with restored(model, optimizer, batches), bar:
         if not model.training:
             model.train()
-        set_rates = rate_setter(optimizer)
-        diverged = _Watch().diverged if stop_when_diverged else lambda lr, loss: False
         device = device_of(model)
-        try:
-            for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
-                set_rates(row)
-                optimizer.zero_grad()
-                if train_step is not None:
-                    model.zero_grad()  # also what the optimizer does not have
-                    loss = _as_float(train_step(batch))
-                else:
-                    inputs, targets = on_device(batch, device, ", or give a train_step that takes it")
-                    _, loss = forward(model, inputs, targets, loss_fn)
-                    backward(loss)
-                    optimizer.step()
-                    loss = _as_float(loss)
-                losses.append(loss)
-                if bar is not None:
-                    bar.update()
-                elif time.monotonic() > bar_from:  # made only where it is wanted: it costs as much as a small step
-                    bar = tqdm(total=steps, initial=len(losses), desc="range test", unit="step", leave=False)
-                if diverged(row[0], loss):
-                    if bar is not None:
-                        bar.total = bar.n  # as meant: tqdm would leave an unfinished bar standing in red
-                    break
-        finally:
-            if bar is not None:
-                bar.close()
+        lrs, top = rates[:, 0], math.inf
+        for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
+            _set_rates(optimizer, row)
+            optimizer.zero_grad()
+            if train_step is not None:
+                model.zero_grad()  # also what the optimizer does not have
+                loss = _as_float(train_step(batch))
+            else:
+                inputs, targets = on_device(batch, device, "make it one, or give a train_step that takes it")
+                _, loss = forward(model, inputs, targets, loss_fn)
+                misuse.check_gradient(loss)
+                loss.backward()
+                optimizer.step()
+                loss = loss.item()
+            losses.append(loss)
+            bar.update()
+            if len(losses) == FIRST:
+                top = ceiling(losses)
+            if stop_when_diverged and _past_help(lrs, losses, top):
+                bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
+                break
     recorded = rates[: len(losses)]
     recorded.setflags(write=False)
     return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
 
 
-def _as_float(loss: Tensor | float) -> float:
-    try:
-        return loss.item() if isinstance(loss, Tensor) else float(loss)
-    except (TypeError, ValueError, RuntimeError):
-        if isinstance(loss, Tensor) and loss.numel() == 1:
-            raise  # the device's own error
-        what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-        raise ValueError(f"the loss is {what}: a range test needs one number a step (a mean, a sum).") from None
+# --- rates --------------------------------------------------------------------------------------------------------
+
+
+def _rates(optimizer: torch.optim.Optimizer, start_lr: float, end_lr: float, steps: int, scale: str) -> np.ndarray:
+    """float64 `[steps, groups]`: the first group's from `start_lr` to `end_lr`, the others' in their ratio to it."""
+    share = np.arange(steps) / (steps - 1)
+    grid = start_lr * (end_lr / start_lr) ** share if scale == "exponential" else start_lr + (end_lr - start_lr) * share
+    grid[-1] = end_lr  # not a rounding error beside it
+    rates = grid[:, None] * _ratios([float(group["lr"]) for group in optimizer.param_groups])
+    for i, group in enumerate(optimizer.param_groups):
+        if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
+            rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double().numpy()
+    return rates
+
+
+def _ratios(rates: list[float]) -> np.ndarray:
+    """Each group's rate over the first one's `[groups]`."""
+    if all(rate == rates[0] for rate in rates):
+        return np.ones(len(rates))
+    if not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
+        raise ValueError(
+            f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
+            "Set param_groups[i]['lr'] to what you mean to train with."
+        )
+    return np.array(rates) / rates[0]
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        # Where the rate is a tensor, a new one: others may share the old one.
+        group["lr"] = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else rate
+
+
+# --- batches and losses -------------------------------------------------------------------------------------------
 
 
 def _endless(batches: Iterable[Any]) -> Iterator[Any]:
@@ -229,40 +255,28 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             )
 
 
+def _as_float(loss: Tensor | float) -> float:
+    try:
+        return loss.item() if isinstance(loss, Tensor) else float(loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        misuse.explain_loss(loss, error)
+        raise
+
+
+def _past_help(lrs: np.ndarray, losses: list[float], top: float) -> bool:
+    """True if the last loss is not finite, or the losses of the last fifth of a decade are all above `top`."""
+    if not math.isfinite(losses[-1]):
+        return True
+    if len(losses) <= FIRST or losses[-1] <= top:
+        return False
+    since = len(losses) - 1
+    while since > FIRST and losses[since - 1] > top:
+        since -= 1
+    return lrs[len(losses) - 1] >= lrs[since] * 10**_BROKEN_FOR
+
+
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner  # a wrapper's, as accelerate has
     plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
     return PLAIN if plain else OTHER
-
-
-class _Watch:
-    """Says when a run is past help: a loss that is not finite, or `_BROKEN_FOR` decades above the ceiling."""
-
-    def __init__(self) -> None:
-        self.first: list[float] = []
-        self.ceiling = math.inf
-        self.broken_since = math.inf
-
-    def diverged(self, lr: float, loss: float) -> bool:
-        if len(self.first) < FIRST:
-            self.first.append(loss)
-            if len(self.first) == FIRST:
-                self.ceiling = ceiling(self.first)
-            return not math.isfinite(loss)
-        if -math.inf < loss <= self.ceiling:
-            self.broken_since = math.inf
-            return False
-        self.broken_since = min(self.broken_since, lr)
-        return not math.isfinite(loss) or lr >= self.broken_since * 10**_BROKEN_FOR
-
-
-def _check_arguments(start_lr: float, end_lr: float, steps: int, scale: str) -> None:
-    for name, value in {"start_lr": start_lr, "end_lr": end_lr}.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: give a rate above zero.")
-    if start_lr >= end_lr:
-        raise ValueError(f"start_lr={start_lr!r} is not below end_lr={end_lr!r}: the rate must grow.")
-    check_whole("steps", steps, LEAST)
-    if scale not in ("exponential", "linear"):
-        raise ValueError(f"scale={scale!r}: give 'exponential' or 'linear'.")

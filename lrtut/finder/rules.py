@@ -1,4 +1,4 @@
-"""From the curve of a range test to a learning rate: the course's rule, and the ones that others use.
+"""From the curve of a range test to a learning rate: the course's rule, and the rules that others use.
 
 A rule takes the rates `[N]` (ascending) and the losses `[N]` (the loss at each of them) and returns one rate. All work
 on the usable part of a curve, which `usable` cuts out.
@@ -14,27 +14,32 @@ import numpy as np
 WIDTH = 0.2
 """Standard deviation of the smoothing, in decades of the rate."""
 CEILING = 4.0
-"""Losses are clipped at so many times the level at the start."""
+"""Losses are clipped at this many times the level at the start."""
 FIRST = 10
-"""The level at the start is the median of so many losses."""
+"""The level at the start is the median of this many losses."""
 LEAST = 20
-"""A curve needs so many usable points."""
+"""A curve needs this many usable points."""
 PLAIN, OTHER = 3.0, 6.0
 """What the rate at the minimum is divided by: for SGD without momentum, and for every other optimizer.
 
-Chosen on the tuning tasks of benchmarks/finders.py alone: whole numbers that lose no more than 3 % to the best divisor on
-any of them but those where training overfits and one whose curve the rule refuses, and of these the ones with the lowest
-mean. The others that were tried are momentum 0.9 and Adam.
+Chosen on the tuning tasks of benchmarks/finders.py alone. Candidates were the whole numbers that lose no more than 3 %
+to the best divisor on any task, except where training overfits and on one whose curve the rule refuses; these two have
+the lowest mean. The other optimizers that were tried are SGD with momentum 0.9 and Adam.
 """
 ONE_CYCLE = 3.3
 """OneCycleLR's `max_lr` over the suggestion for a constant rate.
 
-Of the multiples that benchmarks/one_cycle.py tries, the one whose mean and worst regret are lowest.
+Of the multiples that benchmarks/one_cycle.py tries, this one has the lowest mean and the lowest worst regret.
 """
 
 
 class NoSuggestion(ValueError):
-    """The curve holds no rate that one could stand for; the message says what was seen, and what to try."""
+    """The curve supports no rate; the message says what was seen, and what to try.
+
+    try:
+        lr = test.suggestion()
+    except lrtut.NoSuggestion as why: print(why)
+    """
 
 
 def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +53,7 @@ def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def ceiling(losses: Sequence[float]) -> float:
-    """The loss above which a run counts as broken; also for losses that may be negative."""
+    """The loss above which a run counts as broken; it works for negative losses too."""
     level = float(statistics.median(losses[:FIRST]))
     return level + (CEILING - 1) * abs(level)
 
@@ -56,7 +61,7 @@ def ceiling(losses: Sequence[float]) -> float:
 def smooth(lrs: np.ndarray, losses: np.ndarray, *, width: float = WIDTH) -> np.ndarray:
     """A centred Gaussian mean over the logarithm of the rate, of the logarithm of the loss.
 
-    A loss that is nowhere positive or sometimes not is averaged as it is. The weights are normalised at the edges.
+    Losses that are not all positive are averaged as they are. The weights are normalised at the edges.
 
     Args:
         lrs: `[N]`.
@@ -70,7 +75,7 @@ def smooth(lrs: np.ndarray, losses: np.ndarray, *, width: float = WIDTH) -> np.n
 
 
 def _kernel(lrs: np.ndarray, width: float) -> np.ndarray:
-    """Weights `[N, N]`; each row sums to 1. A point stands for the stretch around it, which matters on a linear grid."""
+    """Weights `[N, N]`; each row sums to 1. A point counts by the stretch around it, which matters on a linear grid."""
     place = np.log10(lrs / lrs[0])
     weights = np.exp(-0.5 * ((place[:, None] - place[None, :]) / width) ** 2)
     if len(place) > 1:
@@ -84,14 +89,14 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     Args:
         lrs: `[N]`.
         losses: `[N]`.
-        broke: the sweep went on, to a loss that was not finite.
+        broke: the sweep went on to a loss that was not finite.
 
     Raises:
         NoSuggestion: the loss fell by less than its noise, or (unless `broke`) had not risen again by more than its
-            noise where the sweep ended; the lowest loss is the very first.
+            noise when the sweep ended, or the lowest loss is the very first.
     """
     smoothed = smooth(lrs, losses)
-    # The noise and the falls are compared as logarithms where the loss has one: no unit then.
+    # Where the loss has a logarithm, noise and falls are compared in it: then they have no unit.
     scale = np.log if (losses > 0).all() else np.asarray
     curve = scale(smoothed)
     lowest = int(curve.argmin())
@@ -107,7 +112,8 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     if above[: lowest + 1].max() <= _FALL:
         if above[lowest:].max() > _FALL:
             raise NoSuggestion(
-                f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr (and scale='exponential')."
+                f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr "
+                "(and scale='exponential')."
             )
         raise NoSuggestion(
             f"{ends} the loss fell by less than its noise. Try a larger end_lr, more steps, or larger batches; or "
@@ -122,7 +128,7 @@ _FALL, _RISE = 4.0, 2.0  # in standard deviations of what the smoothing leaves o
 
 
 def _noise(values: np.ndarray) -> float:
-    """Standard deviation of one loss around its trend: from the differences of neighbours, which a trend hardly shifts."""
+    """Standard deviation of a loss around its trend, from the differences of neighbours: a trend hardly shifts them."""
     differences = np.diff(values)
     return float(1.4826 * np.median(np.abs(differences - np.median(differences))) / np.sqrt(2))
 
@@ -162,7 +168,7 @@ def valley(lrs: np.ndarray, losses: np.ndarray) -> float:
 
 
 def trailing(losses: np.ndarray, *, beta: float = 0.98) -> np.ndarray:
-    """An exponential moving average of what came before, with the start corrected: what most finders smooth by."""
+    """An exponential moving average of the losses so far, corrected at the start: what most finders smooth by."""
     mean, means = 0.0, []
     for i, loss in enumerate(losses, start=1):
         mean = beta * mean + (1 - beta) * loss
@@ -176,4 +182,4 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "steepest": steepest,
     "valley": valley,
 }
-"""The rules by name. `"minimum"` gives the rate at the minimum; what part of it to take depends on the optimizer."""
+"""The rules by name. `"minimum"` gives the rate at the minimum; how much of it to take depends on the optimizer."""

@@ -6,42 +6,45 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from lrtut.interrupts import held_back
+from lrtut.misuse import check_model
+from lrtut.training import held_back
 
 _Undo = Callable[[], None]
 _KEPT = (Tensor, np.ndarray, torch.Generator, nn.Module, Optimizer, dict, list, set, deque, tuple)
-_PLAIN = frozenset({type(None), bool, int, float, str, FunctionType, MethodType})  # most of what there is; a quick no
 
 
 @contextlib.contextmanager
 def restored(model: nn.Module, optimizer: Optimizer, *loaders: Any) -> Iterator[None]:
-    """Put back at the end of the block, however it ends, what the block did to model, optimizer and random states.
+    """Undo at the end of the block, however it ends, what the block did to model, optimizer and random states.
 
-    That is: parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse), gradients,
-    requires_grad, every module's train/eval mode, all attributes of modules and optimizers (of a TorchScript module:
-    parameters, buffers, mode), and what dicts, lists, sets, tensors, arrays, generators, modules and optimizers among
-    these hold, however deep; not what objects of other kinds hold. The random states of torch (CPU and the devices in
-    use), numpy and Python, and of every `torch.Generator` that is an attribute of one of `loaders`, of its samplers or
-    of its dataset. Workers that stay alive (`persistent_workers=True`) end if the block started them.
+        with restored(model, optimizer, loader):
+            train_a_little(model, optimizer, loader)
+        # everything is as before
+
+    It puts back parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse),
+    gradients, requires_grad, every module's train/eval mode, all attributes of modules and optimizers (of a TorchScript
+    module: parameters, buffers, mode), and what dicts, lists, sets, tensors, arrays, generators, modules and optimizers
+    among these hold, however deep, but not what objects of other kinds hold; the random states of torch (CPU and the
+    devices in use), numpy and Python, and of every `torch.Generator` that is an attribute of one of `loaders`, of its
+    samplers or of its dataset. Workers that stay alive (`persistent_workers=True`) end if the block started them.
     Inside the block the gradients start at None.
 
     It needs memory for a second copy of all these tensors and arrays.
 
     Raises:
         ValueError: the model has a lazy parameter that has no value yet.
-        Exception: the first that putting back met; what else could be put back has been.
+        Exception: the first error met while putting things back; everything else has been put back.
     """
-    _refuse_lazy(model)
+    check_model(model)
     parts = _parts(loaders)
     undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if isinstance(part, DataLoader))]
     state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
@@ -52,21 +55,12 @@ def restored(model: nn.Module, optimizer: Optimizer, *loaders: Any) -> Iterator[
             leaf.grad = None
         yield
     finally:
-        with held_back() as interrupted:
+        with held_back():
             _run_all(reversed(undo))
-        if interrupted():
-            raise KeyboardInterrupt
-
-
-def _refuse_lazy(model: nn.Module) -> None:
-    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in named:
-            if is_lazy(tensor):
-                raise ValueError(f"{kind} {name} has no value yet: pass one batch through the model first.")
 
 
 def _run_all(steps: Iterator[_Undo]) -> None:
-    """Take every step, those after one that fails too, then raise the first error."""
+    """Run every step, also those after one that fails, then raise the first error."""
     first = None
     for step in steps:
         try:
@@ -78,15 +72,14 @@ def _run_all(steps: Iterator[_Undo]) -> None:
 
 
 def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
-    """Keep what can be reached from `roots`: how to put it back, and the leaf tensors, which hold gradients."""
+    """Copy what can be reached from `roots`: how to put it back, and the leaf tensors, which hold gradients."""
     undo: list[_Undo] = []
     leaves: list[Tensor] = []
-    empty: list[Any] = []
-    seen: dict[int, Any] = {}  # with the objects, so that no new one gets the id of an old one
+    seen: dict[int, Any] = {}  # holds the objects, so that no new one gets the id of an old one
     waiting = list(roots)
     while waiting:
         value = waiting.pop()
-        if type(value) in _PLAIN or id(value) in seen or not isinstance(value, _KEPT):
+        if id(value) in seen or not isinstance(value, _KEPT):
             continue
         seen[id(value)] = value
         if isinstance(value, Tensor):
@@ -95,36 +88,25 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
                 leaves.append(value)
         elif isinstance(value, np.ndarray):
             if value.flags.writeable:
-                undo.append(_keep_array(value))
+                undo.append(partial(np.copyto, value, value.copy()))
         elif isinstance(value, torch.Generator):
-            undo.append(_keep_generator(value))
+            undo.append(partial(value.set_state, value.get_state()))
         elif isinstance(value, nn.Module | Optimizer):
             waiting.append(vars(value))
             if isinstance(value, torch.jit.ScriptModule):
                 undo.append(_keep_script(value))
                 waiting += [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
         else:
-            if not value:
-                if not isinstance(value, tuple):
-                    empty.append(value)
-                continue
             if not isinstance(value, tuple):
                 undo.append(_keep_items(value))
             waiting += value.values() if isinstance(value, dict) else value
-    return [*undo, lambda: _clear(empty)], leaves
-
-
-def _clear(holders: list[dict | list | set | deque]) -> None:
-    """Most of a module's dicts are empty, and stay so: one look at all of them is quicker than one undo each."""
-    for holder in holders:
-        if holder:
-            holder.clear()
+    return undo, leaves
 
 
 def _keep_tensor(tensor: Tensor) -> _Undo:
     """Keep a tensor's values and place; a leaf's gradient and requires_grad too."""
     leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
-    grad = tensor.grad if leaf else None  # it is set aside, so no step touches its values
+    grad = tensor.grad if leaf else None  # set aside, so no step touches its values
     strided = tensor.layout == torch.strided and not tensor.is_nested
     # An expanded tensor cannot be written, so nothing writes to it.
     expanded = strided and any(n > 1 and stride == 0 for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -132,14 +114,14 @@ def _keep_tensor(tensor: Tensor) -> _Undo:
 
     def back() -> None:
         if tensor.layout == torch.sparse_coo:
-            tensor.data = copy  # to write into `data` would not change what `tensor` holds
+            tensor.data = copy  # writing into `data` would not change what `tensor` holds
         else:
             if strided and _place(tensor) != _place(data):
                 tensor.data = data
             if not expanded:
                 data.copy_(copy)
         if leaf:
-            if not tensor.is_leaf:  # something that has a gradient was written into it
+            if not tensor.is_leaf:  # something with a gradient was written into it
                 tensor.detach_()
             if tensor.requires_grad != requires_grad:
                 tensor.requires_grad_(requires_grad)
@@ -152,18 +134,8 @@ def _place(tensor: Tensor) -> tuple:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
-def _keep_array(array: np.ndarray) -> _Undo:
-    copy = array.copy()
-    return lambda: np.copyto(array, copy)
-
-
-def _keep_generator(generator: torch.Generator) -> _Undo:
-    state = generator.get_state()
-    return lambda: generator.set_state(state)
-
-
 def _keep_script(module: torch.jit.ScriptModule) -> _Undo:
-    """A TorchScript module has its tables in C++, where they are reached by name alone."""
+    """A TorchScript module keeps its tables in C++, where only names reach them."""
     held = {"training": module.training, **dict(module.named_parameters(recurse=False))}
     held |= dict(module.named_buffers(recurse=False))
 
@@ -175,7 +147,7 @@ def _keep_script(module: torch.jit.ScriptModule) -> _Undo:
 
 
 def _keep_items(holder: dict | list | set | deque) -> _Undo:
-    """Keep which objects it holds, in which order; not what is in them. One that holds them still is not touched."""
+    """Keep which objects it holds, in which order; not what is in them. If it still holds them, it is not touched."""
     items = dict(holder) if isinstance(holder, dict) else list(holder)
 
     def back() -> None:
@@ -209,7 +181,7 @@ def _keep_random() -> _Undo:
 
 
 def _parts(loaders: tuple[Any, ...]) -> list[Any]:
-    """The loaders, their samplers and datasets, and what these are made of in turn."""
+    """The loaders, their samplers and datasets, and the samplers and datasets of these in turn."""
     found: dict[int, Any] = {}
     waiting = list(loaders)
     while waiting:
@@ -221,9 +193,5 @@ def _parts(loaders: tuple[Any, ...]) -> list[Any]:
 
 
 def _generators(parts: list[Any]) -> list[torch.Generator]:
-    values = [value for part in parts for value in (getattr(part, "generator", None), *_attributes(part))]
-    return [value for value in values if isinstance(value, torch.Generator)]
-
-
-def _attributes(part: Any) -> list[Any]:
-    return list(getattr(part, "__dict__", {}).values())
+    values = [(getattr(part, "generator", None), *getattr(part, "__dict__", {}).values()) for part in parts]
+    return [value for attributes in values for value in attributes if isinstance(value, torch.Generator)]

@@ -1,19 +1,25 @@
 import pytest
-from tiny_mnist import Mirror, make_tiny, pretend, use_mirror
+from tiny_mnist import Mirror, make_tiny, pretend
+
+import lrtut.data
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A folder laid out as torchvision lays out MNIST, of 12 + 4 images that `load_mnist` takes for the real ones."""
-    pretend(make_tiny(tmp_path / "tiny"), monkeypatch.setattr)
+    """A folder laid out as MNIST is, of 12 + 4 images that `load_mnist` takes for the real ones."""
+    files = make_tiny(tmp_path / "tiny")
+    pretend(files, ["http://127.0.0.1:9/"], tmp_path / "cache", monkeypatch.setattr)
     monkeypatch.delenv("LRTUT_DATA", raising=False)
     return tmp_path / "tiny"
 
 
 @pytest.fixture
 def mirror(tiny, tmp_path, monkeypatch):
-    """A server on the loopback address that torchvision downloads the tiny set from, and an empty cache folder."""
-    mirror = Mirror(tiny, tmp_path / "cache")
-    use_mirror(mirror.resources, mirror.address, mirror.cache, monkeypatch.setattr)
+    """A server on the loopback address from which the tiny set is downloaded into an empty cache folder."""
+    mirror = Mirror(tiny)
+    mirror.cache = tmp_path / "cache"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(lrtut.data, "MIRRORS", [mirror.address])
+    monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 1.0)
     yield mirror
     mirror.close()

@@ -12,12 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+import lrtut.download
 import pytest
 import torch
 from tiny_mnist import Mirror
 
 import lrtut.data
-import lrtut.download
 from lrtut import load_mnist
 
 # What the printed line says of each fault.

@@ -1,11 +1,9 @@
 import copy
 import dataclasses
-import itertools
 import json
 import math
 import re
 import sys
-import types
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -864,12 +862,15 @@ def test_a_record_can_be_changed_in_no_way():
 
 
 def test_the_ceiling_is_of_the_first_ten_losses_and_not_of_nine():
-    watch = sys.modules["lrtut.finder.range_test"]._Watch()
-    for loss in [1.0] * 5 + [3.0] * 5:  # median 2, of nine 1: a ceiling of 8, or 4
-        assert not watch.diverged(0.1, loss)
-    assert not watch.diverged(0.2, 7.9) and not watch.diverged(2.0, 7.9)
-    assert not watch.diverged(2.0, 8.1) and not watch.diverged(2.0 * 10**0.195, 8.1)
-    assert watch.diverged(2.0 * 10**0.205, 8.1)  # a fifth of a decade
+    model, rates = network(), np.geomspace(1e-6, 10, 200)
+
+    def steps_until_stopped(later):  # from the 100th step on
+        losses = iter([1.0] * 5 + [3.0] * 5 + [2.0] * 90 + [later] * 100)  # median 2, of nine 1: a ceiling of 8, or 4
+        return len(sweep(model, sgd(model), steps=200, train_step=lambda batch: next(losses)).loss)
+
+    assert steps_until_stopped(7.9) == 200
+    stopped = steps_until_stopped(8.1) - 1
+    assert rates[stopped - 1] < rates[100] * 10**0.2 <= rates[stopped]  # a fifth of a decade
 
 
 @pytest.mark.parametrize("scale", ["exponential", "linear"])
@@ -1024,59 +1025,27 @@ def test_a_rise_at_the_end_must_be_twice_what_is_left_of_the_noise():
 # --- the bar ------------------------------------------------------------------------------------------------------
 
 
-class Bar:
-    """Stands in for tqdm."""
+def test_the_bar_is_complete_where_a_test_ends_early_and_closed_after_an_error(monkeypatch):
+    module, made = sys.modules["lrtut.finder.range_test"], []
 
-    made = []
-
-    def __init__(self, **kwargs):
-        self.kwargs, self.n, self.closed = kwargs, kwargs["initial"], False
-        self.made.append(self)
-
-    def update(self):
-        assert not self.closed
-        self.n += 1
-
-    def close(self):
-        self.closed = True
-
-
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that range tests make, by a clock that is a sixteenth of a second later at each look."""
-    module = sys.modules["lrtut.finder.range_test"]
-    ticks = itertools.count(0, 1 / 16)
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
-    monkeypatch.setattr(module, "tqdm", Bar)
-    monkeypatch.setattr(Bar, "made", [])
-    return Bar.made
-
-
-def test_a_bar_comes_after_two_seconds_and_is_wiped(bars):
-    model = network()
-    sweep(model, sgd(model), steps=32, progress=True)
-    assert bars == []  # it was over before
-    sweep(model, sgd(model), steps=40, progress=False)
-    assert bars == []
-    sweep(model, sgd(model), steps=40, progress=True, stop_when_diverged=False)
-    (bar,) = bars
-    assert bar.kwargs == {"total": 40, "initial": 33, "desc": "range test", "unit": "step", "leave": False}
-    assert bar.n == 40 and bar.closed
-
-
-def test_the_bar_is_closed_after_an_error_too(bars):
-    model, calls = network(), []
+    class Spy(module.tqdm):
+        def close(self):
+            if not self.disable:  # closed already
+                made.append((self.n, self.total))
+            super().close()
 
     def fails_at_last(out, target):
-        calls.append(1)
-        if len(calls) == 38:
+        if next(steps) == 37:
             raise ArithmeticError
         return F.cross_entropy(out, target)
 
+    monkeypatch.setattr(module, "tqdm", Spy)
+    model, steps = network(), itertools.count()
     with pytest.raises(ArithmeticError):
         lr_range_test(model, sgd(model), pairs(), fails_at_last, steps=40, stop_when_diverged=False)
-    (bar,) = bars
-    assert bar.closed and bar.n == 37
+    assert made[0] == (37, 40)
+    test = sweep(model, sgd(model), progress=True, train_step=lambda batch: math.nan)
+    assert len(test.loss) == 1 and made[-1] == (1, 1)  # tqdm draws an unfinished bar in red
 
 
 def test_a_batch_of_another_type_that_unpacks_into_two_will_do():
