@@ -33,6 +33,10 @@ class Task:
         return f"{self.data} {self.model} {self.optimizer} {self.scale}"
 
     @property
+    def classes(self) -> int:
+        return 2 if self.data == "cancer" else 10
+
+    @property
     def steps(self) -> int:
         """Steps of the training that decides which rate was best."""
         return 100 if self.scale == "large" else 300
@@ -50,10 +54,10 @@ class Task:
         return lrtut.batches(x, y, size, seed=seed, drop_last=True)
 
     def make_model(self, seed: int) -> nn.Module:
-        x, y, _, _ = self.split()
+        x = self.split()[0]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return MODELS[self.model](x[0].numel(), int(y.max()) + 1)
+            return MODELS[self.model](x[0].numel(), self.classes)
 
     def make_optimizer(self, parameters, lr: float) -> torch.optim.Optimizer:
         return OPTIMIZERS[self.optimizer](parameters, lr=lr)

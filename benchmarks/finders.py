@@ -1,4 +1,4 @@
-"""Learning-rate finders against the truth: `uv run --group finders python benchmarks/finders.py`.
+"""Learning-rate finders against the truth: `uv run nox -s benchmarks -- finders`.
 
 The truth of a task is a grid of constant rates, three a decade, each trained with three seeds: the validation loss after
 `Task.steps` steps, averaged over the seeds. Each finder is run at its defaults with three seeds; each rate that it
@@ -9,9 +9,9 @@ suggests is trained with the grid's seeds, none of which a finder has seen, and 
 0 means trained as well as at the best rate, 1 learned nothing. A finder that raises or returns no finite positive rate
 has failed, and gets 1. To add a finder, write a function of (task, seed) under `@finder("its name")`.
 
-Results go to results/finders.json after each task, and a call goes on where the last one stopped (--fresh begins anew, --again "its name" for one finder);
-the tables are written into README.md. --tuning works on the tuning tasks instead, with lrtut's rule alone, and shows
-what other constants would do; it leaves README.md alone. LRTUT_DATA names the folder that holds MNIST.
+Results go to results/finders.jsonl after each task, and a call goes on where the last one stopped (--fresh begins anew,
+--again "its name" for one finder). --tuning works on the tuning tasks instead, with lrtut's rule alone, and shows what
+other constants would do. LRTUT_DATA names the folder that holds MNIST.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import functools
 import io
-import json
 import logging
 import math
 import os
@@ -32,18 +31,16 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
 from finder_tasks import FOLKLORE, REPORT, TUNING, Task
-from report import write_readme, write_whole
+from report import load, save
 from torch.utils.data import DataLoader
 
 import lrtut
 from lrtut.finder.rules import smooth, usable
 
-RESULTS = Path(__file__).parent / "results"
 SEEDS = (0, 1, 2)
 GRID = [float(f"{10 ** (k / 3):.4g}") for k in range(-21, 4)]  # 1e-7 to 10
 PACKAGES = ("torch", "torch-lr-finder", "lightning", "pytorch-ignite", "fastai")
@@ -235,12 +232,8 @@ def suggest(task: Task, name: str, seed: int) -> dict:
 # --- regret and tables ----------------------------------------------------------------------------------------------
 
 
-def classes(task: Task) -> int:
-    return int(task.split()[1].max()) + 1
-
-
 def guessing(task: Task) -> float:
-    return math.log(classes(task))
+    return math.log(task.classes)
 
 
 def mean_loss(losses: list[float], worst: float) -> float:
@@ -256,7 +249,7 @@ def regret(task: Task, record: dict, suggestion: dict) -> float:
     return min(max((mean_loss(suggestion["losses"], worst) - best) / (worst - best), 0.0), 1.0)
 
 
-def table(tasks: list[Task], records: dict) -> str:
+def ranking(tasks: list[Task], records: dict) -> str:
     lines = [
         "| finder | mean regret | median | worst | failures | spread over seeds |",
         "|---|---|---|---|---|---|",
@@ -278,11 +271,12 @@ def table(tasks: list[Task], records: dict) -> str:
     return "\n".join(lines)
 
 
-def report(records: dict) -> str:
-    parts = []
+def table() -> str:
+    """The two tables for README.md."""
+    records, parts = load("finders")[1], []
     for title, standard in (("Standard tasks", True), ("Off-scale tasks", False)):
         tasks = [task for task in REPORT if (task.scale == "standard") == standard]
-        parts.append(f"### {title} ({len(tasks)})\n\n{table(tasks, records)}")
+        parts.append(f"### {title} ({len(tasks)})\n\n{ranking(tasks, records)}")
     return "\n\n".join(parts)
 
 
@@ -353,28 +347,25 @@ def main() -> None:
     parser.add_argument("--again", metavar="FINDER", choices=FINDERS, help="measure this one anew, keep the others")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
-    path = RESULTS / ("finders_tuning.json" if arguments.tuning else "finders.json")
-    tasks = TUNING if arguments.tuning else REPORT
-    kept = json.loads(path.read_text()) if path.exists() and not arguments.fresh else {"tasks": {}}
-    records = kept["tasks"]
+    name, tasks = ("finders_tuning", TUNING) if arguments.tuning else ("finders", REPORT)
+    records = {} if arguments.fresh else load(name)[1]
     for record in records.values():
         record.get("finders", {}).pop(arguments.again, None)
-    kept["made with"] = {
+    made_on = {
         "python": platform.python_version(), "machine": platform.machine(), "grid": GRID, "seeds": SEEDS,
-        **({} if arguments.tuning else {name: version(name) for name in PACKAGES}),
+        **({} if arguments.tuning else {package: version(package) for package in PACKAGES}),
     }  # fmt: skip
     work = measure_minimum if arguments.tuning else measure
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(work, task, records.get(task.name, {}), list(FINDERS)): task for task in tasks}
         for done, future in enumerate(as_completed(futures), start=1):
             records[futures[future].name] = future.result()
-            write_whole(path, kept)
+            save(name, made_on, records)
             print(f"{done}/{len(tasks)} {futures[future].name}", flush=True)
     if arguments.tuning:
         show_tuning(records)
     else:
-        write_readme(report(records), "finders")
-        print(report(records))
+        print(table())
 
 
 if __name__ == "__main__":

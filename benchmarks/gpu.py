@@ -1,4 +1,4 @@
-"""What a GPU changes: `python benchmarks/gpu.py`, on a machine with a CUDA device.
+"""What a GPU changes: `uv run nox -s benchmarks -- gpu`, on a machine with a CUDA device.
 
 In one run, interleaved, each the median of the repeats:
   epoch  `lrtut.train` with `lrtut.small_cnn`, batch 128, an epoch of MNIST: on the CPU, with the tensors on the GPU, and
@@ -6,22 +6,18 @@ In one run, interleaved, each the median of the repeats:
   test   200 steps of `lrtut.lr_range_test` with `lrtut.mlp`, batch 64, on the GPU, beside 200 bare steps whose loss is read
 
 The course's networks are small: what limits them on a GPU is the launch of kernels, not arithmetic. The results go to
-results/gpu.json (--results: elsewhere); --table writes the table in README.md from that file, and needs no GPU. LRTUT_DATA
-names the folder that holds MNIST. Under a minute.
+results/gpu.jsonl. LRTUT_DATA names the folder that holds MNIST. It takes less than a minute.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from itertools import islice
-from pathlib import Path
 
-from report import machine, write_readme, write_whole
+from report import load, machine, save
 
-RESULTS = Path(__file__).parent / "results" / "gpu.json"
 LABELS = {
     "epoch_cpu": "an epoch, `lrtut.train`, on the CPU",
     "epoch_gpu": "an epoch, `lrtut.train`, on the GPU",
@@ -31,7 +27,7 @@ LABELS = {
 }
 
 
-def measure(repeats: int) -> dict:
+def measure(repeats: int) -> tuple[dict, dict]:
     import torch
     import torch.nn.functional as F
 
@@ -86,12 +82,13 @@ def measure(repeats: int) -> dict:
             if name != "epoch_cpu" or repeat < 3:
                 times[name].append(round(seconds(step), 4))
     found = {"gpu": torch.cuda.get_device_name(), "cpu_threads": torch.get_num_threads(), "repeats": repeats}
-    return {"machine": machine() | found, "seconds": times}
+    return machine() | found, {name: {"seconds": seconds} for name, seconds in times.items()}
 
 
-def table(results: dict) -> str:
-    median = {name: statistics.median(times) for name, times in results["seconds"].items()}
-    made_on = results["machine"]
+def table() -> str:
+    """The table for README.md."""
+    made_on, records = load("gpu")
+    median = {name: statistics.median(record["seconds"]) for name, record in records.items()}
     lines = ["| what | seconds | beside |", "|---|---|---|"]
     ratios = {
         "epoch_gpu": f"{median['epoch_gpu'] / median['epoch_bare']:.3f} × the bare loop",
@@ -111,16 +108,13 @@ def table(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--table", action="store_true", help="only write the table from the results")
-    options = parser.parse_args()
-    if not options.table:
-        write_whole(options.results, measure(options.repeats))
-    text = table(json.loads(options.results.read_text(encoding="utf-8")))
-    print(text)
-    if options.results == RESULTS:
-        write_readme(text, "gpu")
+    import torch
+
+    if not torch.cuda.is_available():
+        parser.error("this needs a CUDA device")
+    save("gpu", *measure(parser.parse_args().repeats))
+    print(table())
 
 
 if __name__ == "__main__":

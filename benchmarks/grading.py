@@ -1,4 +1,4 @@
-"""How long it takes to grade a class: `LRTUT_DATA=<folder of MNIST> uv run python benchmarks/grading.py`.
+"""How long it takes to grade a class: `uv run nox -s benchmarks -- grading`.
 
 Simulated students hand in one assignment (--assignment; 40 of them, --students): the solutions, as they are, saved by
 Colab, or with one of them left out. All are graded in each of these ways, in one run:
@@ -7,7 +7,7 @@ Colab, or with one of them left out. All are graded in each of these ways, in on
   one     exercises/grade.py: kernels forked from a process that has imported PyTorch; one at a time
   two     the same, two at a time: what a teacher gets
 It measures wall-clock and CPU seconds, start included, and compares every mark with plain's. The figures go to
-results/grading.json, the table into README.md. It takes about fifteen minutes on two idle cores. Linux only.
+results/grading.jsonl. It takes about fifteen minutes on two idle cores. Linux only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from pathlib import Path
 
 import nbformat
 from nbgrader.api import Gradebook
-from report import ONE_THREAD, machine, write_readme, write_whole
+from report import ONE_THREAD, load, machine, measured_on, save
 
 HERE = Path(__file__).resolve().parent
 EXERCISES = HERE.parent / "exercises"
-RESULTS = HERE / "results" / "grading.json"
 WAYS = {
     "plain": "`nbgrader autograde`",
     "cold": "`grade.py`, cold kernels, two at a time",
@@ -124,9 +123,10 @@ def start_seconds(root: Path, name: str) -> float:
         return total - json.loads(lines[0])["seconds"]
 
 
-def report(results: dict) -> str:
+def table() -> str:
     """The table for README.md."""
-    n, ways = results["students"], results["ways"]
+    made_on, ways = load("grading")
+    n = made_on["students"]
     lines = [f"| | minutes for {n} | s a submission | CPU s a submission | plain / it | marks as plain's |"]
     lines.append("|---|---|---|---|---|---|")
     for way, title in WAYS.items():
@@ -136,16 +136,15 @@ def report(results: dict) -> str:
             f"{figures['cpu_seconds'] / n:.2f} | {ways['plain']['seconds'] / figures['seconds']:.1f} | "
             f"{figures['same_marks']} of {n} |"
         )
-    whole = results["start_seconds"] + CLASS * (ways["two"]["seconds"] - results["start_seconds"]) / n
-    machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
+    whole = made_on["start_seconds"] + CLASS * (ways["two"]["seconds"] - made_on["start_seconds"]) / n
     return "\n".join(
         [
             *lines,
             "",
-            f"- {n} submissions of `{results['assignment']}`, the start of the grader "
-            f"({results['start_seconds']:.1f} s) included. {CLASS} of them, two at a time: {whole / 60:.1f} minutes.",
+            f"- {n} submissions of `{made_on['assignment']}`, the start of the grader "
+            f"({made_on['start_seconds']:.1f} s) included. {CLASS} of them, two at a time: {whole / 60:.1f} minutes.",
             "",
-            f"Measured on {machine}, {results['cores']} cores, data {results['data']}.",
+            f"{measured_on(made_on['machine'])[:-1]}, {made_on['cores']} cores, data {made_on['data']}.",
         ]
     )
 
@@ -167,22 +166,21 @@ def main() -> None:
     # Plain kernels get one thread each as well: otherwise they would share the two cores in another way.
     os.environ |= ONE_THREAD
     digits = os.environ["LRTUT_DATA"] == "digits"
-    results = {"assignment": arguments.assignment, "students": arguments.students, "machine": machine()}
-    results |= {"cores": len(os.sched_getaffinity(0)), "data": "digits" if digits else "MNIST", "ways": {}}
+    made_on = {"assignment": arguments.assignment, "students": arguments.students, "machine": machine()}
+    made_on |= {"cores": len(os.sched_getaffinity(0)), "data": "digits" if digits else "MNIST"}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "course")
         root.mkdir()
         make_course(root, arguments.assignment, arguments.students)
-        results["start_seconds"] = start_seconds(root, arguments.assignment)
+        made_on["start_seconds"] = start_seconds(root, arguments.assignment)
         measured = {way: measure(root, arguments.assignment, way) for way in WAYS}
     expected = measured["plain"]["marks"]
     for way, figures in measured.items():
         marks = figures.pop("marks")
         figures["same_marks"] = sum(marks.get(student) == expected[student] for student in expected)
-        results["ways"][way] = figures
         print(way, figures)
-    write_whole(RESULTS, results)
-    write_readme(report(results), "grading")
+    save("grading", made_on, measured)
+    print(table())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""How high a peak for OneCycleLR: `uv run --group finders python benchmarks/one_cycle.py`.
+"""How high a peak for OneCycleLR: `uv run nox -s benchmarks -- one_cycle`.
 
 On the standard tasks of finders.py, each trained with three seeds at multiples of lrtut's suggestion (the geometric mean
-of its three tests, from results/finders.json): at that rate throughout, and by `OneCycleLR` with that rate as its peak.
+of its three tests, from results/finders.jsonl): at that rate throughout, and by `OneCycleLR` with that rate as its peak.
 The regret of a multiple is as in finders.py, against the best of everything that is trained here.
 
-Results go to results/one_cycle.json after each task, and a call goes on where the last one stopped; the table is written
-into README.md. LRTUT_DATA names the folder that holds MNIST.
+Results go to results/one_cycle.jsonl after each task, and a call goes on where the last one stopped. LRTUT_DATA names the folder that holds MNIST.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import statistics
 import warnings
@@ -21,8 +19,8 @@ from multiprocessing import get_context
 
 import torch
 from finder_tasks import REPORT, Task
-from finders import RESULTS, SEEDS, final_loss, guessing, mean_loss
-from report import write_readme, write_whole
+from finders import SEEDS, final_loss, guessing, mean_loss
+from report import load, save
 
 MULTIPLES = (0.5, 1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 WAYS = ("constant", "one cycle")
@@ -54,7 +52,9 @@ def regrets(task: Task, losses: dict, way: str) -> dict[str, float]:
     return {multiple: (loss - best) / (worst - best) for multiple, loss in means[way].items()}
 
 
-def table(records: dict) -> str:
+def table() -> str:
+    """The table for README.md."""
+    records = load("one_cycle")[1]
     lines = [
         "| multiple of the suggestion | constant: mean regret | worst | one cycle: mean regret | worst |",
         "|---|---|---|---|---|",
@@ -77,21 +77,16 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget what was measured")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
-    known = json.loads((RESULTS / "finders.json").read_text())["tasks"]
-    path = RESULTS / "one_cycle.json"
-    kept = json.loads(path.read_text()) if path.exists() and not arguments.fresh else {"tasks": {}}
-    records = kept["tasks"]
-    kept["torch"] = torch.__version__
+    known = load("finders")[1]
+    records = {} if arguments.fresh else load("one_cycle")[1]
     missing = [task for task in TASKS if task.name not in records]
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(measure, task, suggestion_for(known[task.name])): task for task in missing}
         for done, future in enumerate(as_completed(futures), start=1):
             records[futures[future].name] = future.result()
-            write_whole(path, kept)
+            save("one_cycle", {"torch": torch.__version__}, records)
             print(f"{done}/{len(missing)} {futures[future].name}", flush=True)
-    text = table(records)
-    write_readme(text, "one cycle")
-    print(text)
+    print(table())
 
 
 if __name__ == "__main__":

@@ -1,35 +1,39 @@
-"""What the benchmarks share: their files are written whole or not at all, and their tables stand between marks."""
+"""What the benchmarks share; called by itself, it makes every table of README.md from results/.
+
+Results are JSON lines: what a measurement was made on, then one record a line.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import platform
-import re
+import sys
 import time
 from pathlib import Path
 
-README = Path(__file__).with_name("README.md")
+HERE = Path(__file__).parent
+TABLES = ("training", "finders", "one_cycle", "overhead", "grading", "gpu")  # modules with a table()
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def write_readme(text: str, mark: str, readme: Path = README) -> None:
-    """Put a text between the marks `<!-- mark -->` and `<!-- /mark -->` of benchmarks/README.md.
-
-    Raises:
-        SystemExit: the marks are not there.
-    """
-    page = readme.read_text(encoding="utf-8")
-    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
-    if not re.search(marks, page, re.S):
-        raise SystemExit(f"{readme.parent.name}/{readme.name} has lost its marks <!-- {mark} --> … <!-- /{mark} -->")
-    page = re.sub(marks, lambda found: f"{found[1]}{text}\n{found[2]}", page, flags=re.S)
-    readme.write_text(page, encoding="utf-8")
+def load(name: str) -> tuple[dict, dict[str, dict]]:
+    """What results/<name>.jsonl was made on, and its records by their name; both empty where there is no file."""
+    path = HERE / "results" / f"{name}.jsonl"
+    if not path.exists():
+        return {}, {}
+    made_on, *records = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return made_on, {record.pop("name"): record for record in records}
 
 
-def write_whole(path: Path, results: dict) -> None:
-    """Write results as JSON in one rename, so that an interrupt leaves the last ones."""
+def save(name: str, made_on: dict, records: dict[str, dict]) -> None:
+    """Write results/<name>.jsonl in one rename, so that a kill leaves the file as it was. Six digits are kept."""
+    path = HERE / "results" / f"{name}.jsonl"
+    lines = [made_on, *({"name": name} | record for name, record in records.items())]
+    short = [json.loads(json.dumps(line), parse_float=lambda number: float(f"{float(number):.6g}")) for line in lines]
     beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    beside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in short), encoding="utf-8")
     beside.replace(path)
 
 
@@ -49,3 +53,26 @@ def machine() -> dict[str, str]:
         "system": platform.system(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def measured_on(machine: dict) -> str:
+    return "Measured on " + ", ".join(f"{key} {value}" for key, value in machine.items()) + "."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the tables of benchmarks/README.md from benchmarks/results/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a table is not up to date")
+    check = parser.parse_args().check
+    readme = HERE / "README.md"
+    page = before = readme.read_text(encoding="utf-8")
+    for name in TABLES:
+        head, rest = page.split(f"<!-- {name} -->\n")
+        tail = rest.split(f"<!-- /{name} -->")[1]
+        page = f"{head}<!-- {name} -->\n{importlib.import_module(name).table()}\n<!-- /{name} -->{tail}"
+    if check:
+        sys.exit("benchmarks/README.md is not what the results say: uv run nox -s tables" if page != before else 0)
+    readme.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""How fast `lrtut.train` is beside the usual way to train on MNIST: `python benchmarks/training.py`.
+"""How fast `lrtut.train` is beside the usual way to train on MNIST: `uv run nox -s benchmarks -- training`.
 
 On one core, in one run:
   a  DataLoader + ToTensor + Normalize over torchvision's MNIST, the usual tutorial CNN, Adam 1e-3, batch 64
@@ -8,9 +8,9 @@ On one core, in one run:
 It measures seconds an epoch of 60,000 images, seconds to 99 % test accuracy for a and d, and each one's peak memory;
 then, on all cores, how much `lrtut.sweep` gains over one worker, and what `import lrtut` costs beside torch and pyplot.
 
-Every measurement is a process of its own, written to results/training.json as soon as it is there; a call goes on where
-the last one stopped (--fresh begins anew) and ends by writing the table into README.md. LRTUT_DATA names the folder
-that holds MNIST. All of it takes about an hour and a half on a slow core: a needs nearly all of that.
+Each measurement is a process of its own and is kept at once in results/training.jsonl; a call goes on where the last
+one stopped (--fresh begins anew). LRTUT_DATA names the folder that holds MNIST. All of it takes about an hour and a half
+on a slow core: a needs nearly all of that.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from report import ONE_THREAD, machine, write_readme, write_whole
+from report import ONE_THREAD, load, machine, measured_on, save
 
-RESULTS = Path(__file__).parent / "results" / "training.json"
 SEEDS = (0, 1, 2)
 TARGET = 0.99
 VARIANTS = {
@@ -279,8 +277,9 @@ def one_core() -> None:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def report(results: dict) -> str:
+def table() -> str:
     """The table for README.md."""
+    made_on, results = load("training")
 
     def median(values) -> float:
         return statistics.median(values)
@@ -306,7 +305,7 @@ def report(results: dict) -> str:
         f"- `sweep` on {results['sweep_gain()']['cores']} cores against one worker: {ratio['sweep_gain()']:.2f} × as fast",
         f"- `import lrtut` against `import torch, matplotlib.pyplot`, CPU seconds: {ratio['import_cost()']:.3f}",
         "",
-        "Measured on " + ", ".join(f"{key} {value}" for key, value in results["machine"].items()) + ".",
+        measured_on(made_on),
     ]
     return "\n".join(lines)
 
@@ -325,16 +324,13 @@ def main() -> None:
         return
     if not os.environ.get("LRTUT_DATA") or os.environ["LRTUT_DATA"] == "digits":
         parser.error("LRTUT_DATA must name the folder that holds MNIST/raw/")
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() and not arguments.fresh else {}
-    results["machine"] = machine()
+    results = {} if arguments.fresh else load("training")[1]
     for part in parts():
         if part not in results:
             results[part] = measure(part)
             print(part, results[part], flush=True)
-            write_whole(RESULTS, results)
-    text = report(results)
-    write_readme(text, "training")
-    print(text)
+            save("training", machine(), results)
+    print(table())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What mybinder.org makes of binder/: rendered with repo2docker's own code, without docker and without a network."""
 
 import logging
-import os
 import re
 import sys
 import tomllib
@@ -21,22 +20,6 @@ def pins(text):
     return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.M))
 
 
-@pytest.fixture(scope="module")
-def dockerfile():
-    """The buildpack that repo2docker chooses for this checkout, and the steps of its Dockerfile."""
-    repo2docker = pytest.importorskip("repo2docker", reason="repo2docker is not here: uv sync --group binder")
-    app = repo2docker.Repo2Docker()
-    before = os.getcwd()
-    os.chdir(ROOT)  # where it looks for its files
-    try:
-        logging.getLogger("repo2docker").setLevel(logging.ERROR)
-        buildpack = next(b for b in (kind(base_image=app.base_image) for kind in app.buildpacks) if b.detect())
-        buildpack.platform = "linux/amd64"
-        return buildpack, buildpack.render(build_args={"NB_USER": "jovyan", "NB_UID": "1000"})
-    finally:
-        os.chdir(before)
-
-
 def test_the_requirements_are_the_packages_of_lrtut_at_the_checked_versions():
     text = (BINDER / "requirements.txt").read_text(encoding="utf-8")
     asked, checked = pins(text), pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
@@ -45,15 +28,18 @@ def test_the_requirements_are_the_packages_of_lrtut_at_the_checked_versions():
     for name, version in asked.items():
         cpu = "+cpu" if name in ("torch", "torchvision") else ""
         assert version == checked[name].split("+")[0] + cpu, name
-    others = [line for line in text.splitlines() if line and "==" not in line and not line.startswith("#")]
-    assert others == [CPU_INDEX]
+    assert f"\n{CPU_INDEX}\n" in text
 
 
-def test_binder_installs_the_small_build_with_pip_and_the_package_without_dependencies(dockerfile):
-    buildpack, text = dockerfile
+def test_binder_installs_the_small_build_with_pip_and_the_package_without_dependencies(monkeypatch):
+    repo2docker = pytest.importorskip("repo2docker", reason="repo2docker is not here: uv run nox -s binder")
+    monkeypatch.chdir(ROOT)  # where it looks for its files
+    logging.getLogger("repo2docker").setLevel(logging.ERROR)
+    app = repo2docker.Repo2Docker()
+    buildpack = next(b for b in (kind(base_image=app.base_image) for kind in app.buildpacks) if b.detect())
+    buildpack.platform = "linux/amd64"
+    text = buildpack.render(build_args={"NB_USER": "jovyan", "NB_UID": "1000"})
     assert type(buildpack).__name__ == "PythonBuildPack" and buildpack.binder_dir == "binder"
-    asked = (BINDER / "runtime.txt").read_text().strip()
-    assert asked == f"python-{buildpack.python_version}"
     assert f"conda/environment.py-{buildpack.python_version}-linux-64.lock" in buildpack.get_build_script_files()
 
     requirements = text.index('pip install --no-cache-dir -r "binder/requirements.txt"')
@@ -63,13 +49,7 @@ def test_binder_installs_the_small_build_with_pip_and_the_package_without_depend
     assert len(installs) == 1, "environment.yml and pyproject.toml are not for Binder"
 
     script = (BINDER / "postBuild").read_text()
-    assert script.startswith("#!") and "\r" not in script
     assert re.findall(r"pip install (.+)", script) == ["--no-cache-dir --no-deps --editable ."]
-
-
-def test_the_python_is_one_that_the_course_is_tested_with():
-    version = (BINDER / "runtime.txt").read_text().strip().removeprefix("python-")
-    assert f'"{version}"' in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
 
 
 @pytest.mark.slow

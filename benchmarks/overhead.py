@@ -1,4 +1,4 @@
-"""What a learning-rate finder costs beside the training that it does: `python benchmarks/finder_overhead.py`.
+"""What a learning-rate finder costs beside the training that it does: `uv run nox -s benchmarks -- overhead`.
 
 CPU time per step of `lrtut.lr_range_test` and of four other finders, over that of a bare training step (zero_grad,
 forward, cross_entropy, backward, step), for three models of growing cost, SGD, batch 64, one torch thread.
@@ -11,9 +11,7 @@ a call of 400 less one of 200 gives `marginal`, what is left of it without the f
 
 Every repetition measures each finder in turn, in rotating order, each right after a bare loop of as many steps; the ratio
 of such a pair is what counts, so that another job on the machine disturbs little. The row `bare` is the bare loop against
-itself: how well the measurement is to be trusted. The figures go to results/finder_overhead.json; the table is printed.
-
-    LRTUT_DATA=<folder that holds MNIST/raw> uv run --group finders python benchmarks/finder_overhead.py
+itself: how well the measurement is to be trusted. The figures go to results/overhead.jsonl.
 
 It takes about seven minutes of CPU time.
 """
@@ -32,16 +30,14 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from report import machine, write_readme, write_whole
+from report import load, machine, measured_on, save
 from torch import nn
 
 import lrtut
 
-RESULTS = Path(__file__).parent / "results" / "finder_overhead.json"
 PACKAGES = {
     "bare": "torch",
     "lrtut": "lrtut",
@@ -261,13 +257,13 @@ def quartiles(values: list[float]) -> dict[str, float]:
     return {"median": round(middle, 4), "quartiles": [round(low, 4), round(high, 4)]}
 
 
-def report(results: dict) -> str:
+def table() -> str:
     """A table: a finder a line; for each model the median and the quartiles of the ratio, and the marginal ratio."""
-    models = results["models"]
+    made_on, models = load("overhead")
     head = [f"{name} | {name}, marginal" for name in models]
     lines = [f"| finder | {' | '.join(head)} |", "|---" * (1 + 2 * len(models)) + "|"]
     for name in FINDERS:
-        label = "bare loop again" if name == "bare" else f"{PACKAGES[name]} {results['versions'][PACKAGES[name]]}"
+        label = "bare loop again" if name == "bare" else f"{PACKAGES[name]} {made_on['versions'][PACKAGES[name]]}"
         cells = []
         for found in models.values():
             ratio, marginal = found[name]["ratio"], found[name]["marginal"]
@@ -277,10 +273,10 @@ def report(results: dict) -> str:
     bare_us = ", ".join(f"{name} {found['bare']['bare_us']['median']:.0f} µs" for name, found in models.items())
     lines += [
         "",
-        f"CPU time per step over that of a bare step ({bare_us}): medians of {results['repeats']} repetitions, quartiles in "
+        f"CPU time per step over that of a bare step ({bare_us}): medians of {made_on['repeats']} repetitions, quartiles in "
         f"brackets. {STEPS} steps of batch {BATCH}, fixed costs of a call included; marginal: {2 * STEPS} steps less {STEPS}.",
         "",
-        "Measured on " + ", ".join(f"{key} {value}" for key, value in results["machine"].items()) + ".",
+        measured_on(made_on["machine"]),
     ]
     return "\n".join(lines)
 
@@ -288,7 +284,6 @@ def report(results: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15, help="repetitions (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file (default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.repeats < 2:
         parser.error("--repeats must be at least 2: quartiles are reported.")
@@ -301,20 +296,18 @@ def main() -> None:
     while len(batches) < 2 * STEPS:  # several passes if the small digits have to do
         batches += lrtut.batches(data.x_train, data.y_train, BATCH, seed=0, drop_last=True)
 
-    results = {
+    made_on = {
         "machine": machine(),
         "versions": {package: version(package) for package in PACKAGES.values()},
         "settings": {"steps": STEPS, "batch": BATCH, "rates": RATES, "optimizer": "SGD", "threads": 1},
         "repeats": arguments.repeats,
-        "models": {},
     }
+    models = {}
     for name, make_model in MODELS.items():
-        found = results["models"][name] = measure(make_model, batches[: 2 * STEPS], arguments.repeats)
+        found = models[name] = measure(make_model, batches[: 2 * STEPS], arguments.repeats)
         print(name, {finder: (f["steps"], f["ratio"]["median"]) for finder, f in found.items()}, flush=True)
-    write_whole(arguments.out, results)
-    print(report(results))
-    if arguments.out == RESULTS:
-        write_readme(report(results), "overhead")
+    save("overhead", made_on, models)
+    print(table())
 
 
 if __name__ == "__main__":
