@@ -33,23 +33,21 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#5ec8a8", "color-brand-content": "#6cc6b0"},
 }
 html_static_path = ["_static"]
+pygments_dark_style = "github-dark"
 html_css_files = ["course.css"]
 html_copy_source = False
 html_math_renderer = "mathml"
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"  # of the answers alone: the lessons come executed, the exercises are the reader's
-nb_execution_excludepatterns = ["notebooks/*", "exercises/*/*/*"]
-nb_execution_raise_on_error = True
-nb_execution_timeout = 600
+nb_execution_mode = "off"  # lessons and answers come executed, and the exercises are the reader's
 nb_merge_streams = True
 nb_code_prompt_show = "Show the check"
 nb_code_prompt_hide = "Hide the check"
-nb_ipywidgets_js = {}
 copybutton_selector = "div.cell_input pre, div[class*=highlight-] pre"
 
 autodoc_default_options = {"members": True, "imported-members": True}
+autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 default_role = "code"  # docstrings write names in single backticks
 python_maximum_signature_line_length = 70
@@ -62,27 +60,28 @@ def use_local_addresses(app, docname, source):
         source[0] = source[0].replace(there, here)
 
 
-def link_to_github(app, doctree):
-    """A link to a file of the repository that is no page of the site leads to GitHub; README.md is the landing page."""
+def resolve_files(app, doctree):
+    """A link to a file of the repository leads to the page that was made of it, or else to GitHub."""
     for node in list(doctree.findall(addnodes.pending_xref)):
         path, _, anchor = node["reftarget"].partition("#")
         path = posixpath.normpath(posixpath.join("/", posixpath.dirname(app.env.docname), path)).lstrip("/")
         if node["reftype"] == "myst" and node.get("refdomain") != "doc" and (ROOT / path).is_file():
-            index = app.builder.get_relative_uri(app.env.docname, "index")
-            uri = index if path == "README.md" else BLOB + path + ("#" + anchor if anchor else "")
-            node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=path == "README.md"))
+            page = "index" if path == "README.md" else posixpath.splitext(path)[0]
+            here = page in app.env.found_docs
+            uri = app.builder.get_relative_uri(app.env.docname, page) if here else BLOB + path
+            uri += "#" + anchor if anchor else ""
+            node.replace_self(nodes.reference("", "", *node.children, refuri=uri, internal=here))
 
 
-def drop_progress_bars(app, doctree):
-    """A progress bar closed with its cell, and a page cannot show a closed widget."""
-    for bundle in list(doctree.findall(nodes.container)):
-        if any("widget-view" in child.get("mime_type", "") for child in bundle):
-            bundle.parent.remove(bundle)
+def keep_colons(app, what, name, obj, options, lines):
+    """Napoleon takes what stands before the first colon for a property's type, unless a comment is before it."""
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]
 
 
 def describe(app, page, template, context, doctree):
     """Give each page the description that search engines show: its first words."""
-    if doctree is None:
+    if doctree is None or 'name="description"' in context["metatags"]:
         return
     words = " ".join(p.astext() for p in doctree.findall(nodes.paragraph) if not p.next_node(nodes.image))
     short = html.escape(textwrap.shorten(words, 160, placeholder=" …"))
@@ -99,6 +98,6 @@ def as_mathml(self, node):
 def setup(app):
     app.add_html_math_renderer("mathml", inline_renderers=(as_mathml, None), block_renderers=(as_mathml, None))
     app.connect("source-read", use_local_addresses)
-    app.connect("doctree-read", link_to_github)
-    app.connect("doctree-read", drop_progress_bars)
+    app.connect("doctree-read", resolve_files)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon's
     app.connect("html-page-context", describe)

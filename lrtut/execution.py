@@ -51,7 +51,7 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
     os.environ.update(kernel_environment(source, strict=strict))
     print(f"Data: {data_in_words(source, origin)}.")
     folder.mkdir(parents=True, exist_ok=True)
-    documents = [nbformat.read(path, as_version=4) for path in notebooks]
+    documents = [read(path) for path in notebooks]
     cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
     running: set[int] = set()  # the kernels' process ids
     interrupted = threading.Event()
@@ -72,6 +72,17 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
             raise
         finally:
             pool.shutdown()
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook, from its file or from an answer's page in MyST's Markdown."""
+    if path.suffix != ".md":
+        return nbformat.read(path, as_version=4)
+    from myst_nb.core.read import read_myst_markdown_notebook
+
+    notebook = read_myst_markdown_notebook(path.read_text(encoding="utf-8"))
+    notebook.metadata["language_info"] = {"name": "python"}
+    return notebook
 
 
 def data_in_words(source: str, origin: str) -> str:
@@ -162,7 +173,7 @@ def _execute(
     if strict and not error and (said := on_stderr(document)):
         error = f"cell {said[0]}: on stderr: {said[1].splitlines()[-1]}"
     _drop_widgets(document)
-    _write(folder / path.name, nbformat.writes(document))
+    _write(folder / f"{path.stem}.ipynb", nbformat.writes(document))
     return Outcome(path.stem, seconds, peak, error)
 
 

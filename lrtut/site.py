@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
-import torch
+
+from lrtut.execution import read
 
 SOLUTION_MARKERS = re.compile(r"^\s*### (BEGIN|END) SOLUTION\n?", re.M)
 
@@ -21,83 +20,78 @@ class SiteError(Exception):
     """Sphinx could not build the site; it has said why."""
 
 
-def build(root: Path, lessons: Sequence[Path], executed: Path) -> list[Path]:
-    """Build `root`/build/site/, and return the lessons that it shows without outputs, since no executed copy fits them.
+def build(root: Path, notebooks: Sequence[Path], executed: Path) -> list[Path]:
+    """Build `root`/build/site/, and return the notebooks that it shows without outputs.
 
     Args:
         root: a checkout of the course.
-        lessons: all its lessons.
-        executed: the folder that holds executed copies of some of them.
+        notebooks: all its lessons and answers.
+        executed: the folder of executed copies; one that does not fit its notebook (`fits`) is not shown.
 
     Raises:
         SiteError: Sphinx failed, or warned.
     """
     source, site = root / "build" / "source", root / "build" / "site"
-    bare = gather(root, lessons, executed, source)
-    shutil.rmtree(site, ignore_errors=True)
-    cache = root / "build" / "answers" / fingerprint()
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"]
-    command += ["-c", str(root / "docs"), "-d", str(root / "build" / "doctrees"), "-D", f"nb_execution_cache_path={cache}"]
-    if subprocess.run([*command, str(source), str(site)]).returncode:
-        raise SiteError(f"the site could not be built; Sphinx says above why. Its sources: {source}")
-    return bare
-
-
-def gather(root: Path, lessons: Sequence[Path], executed: Path, source: Path) -> list[Path]:
-    """Write all pages into `source`; returns the lessons without outputs."""
     shutil.rmtree(source, ignore_errors=True)
-    for folder in ("docs", "images"):
-        shutil.copytree(root / folder, source / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    contents = (source / "docs" / "index.md").read_text(encoding="utf-8")
-    (source / "docs" / "index.md").unlink()
-    _write(source / "index.md", (root / "README.md").read_text(encoding="utf-8") + "\n" + contents)
-    _write(source / "exercises" / "README.md", (root / "exercises" / "README.md").read_text(encoding="utf-8"))
-    for path in sorted(root.glob("exercises/release/*/*.ipynb")):
-        _write(source / path.relative_to(root), nbformat.writes(exercise_page(nbformat.read(path, as_version=4))))
-    for path in sorted(root.glob("exercises/source/*/*.ipynb")):
-        page = solution_page(nbformat.read(path, as_version=4), path.stem)
-        _write(source / path.relative_to(root), nbformat.writes(page))
+    shutil.rmtree(site, ignore_errors=True)
+    gather_docs(root, source)
+    gather_exercises(root, source)
     bare = []
-    for path in lessons:
-        done = executed / path.name
-        if not (done.exists() and _sources(done) == _sources(path)):
+    for path in notebooks:
+        done = executed / f"{path.stem}.ipynb"
+        if not fits(done, path):
             bare.append(path)
             done = path
-        _write(source / path.relative_to(root), done.read_text(encoding="utf-8"))
+        (source / path.relative_to(root)).unlink(missing_ok=True)
+        _write(source / path.relative_to(root).with_suffix(".ipynb"), read(done))
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"]
+    folders = [root / "docs", "-d", root / "build" / "doctrees", source, site]
+    if subprocess.run([*command, "-c", *map(str, folders)]).returncode:
+        raise SiteError(f"the website could not be built: Sphinx says why, above. Its sources are in {source}.")
     return bare
 
 
-def exercise_page(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The exercise as the site shows it: hidden tests gone, visible ones folded."""
-    notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("# Hidden tests")]
-    for cell in notebook.cells:
-        nbgrader = cell.metadata.get("nbgrader", {})
-        if cell.cell_type == "code" and nbgrader.get("grade") and not nbgrader.get("solution"):
-            cell.metadata["tags"] = ["hide-input"]
-    return notebook
+def fits(done: Path, path: Path) -> bool:
+    """Whether `done` is an executed copy of the notebook as it is now."""
+    return done.exists() and [cell.source for cell in read(done).cells] == [cell.source for cell in read(path).cells]
 
 
-def solution_page(notebook: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """The solutions of the assignment `name`, from its source."""
-    notebook = exercise_page(notebook)
-    title = notebook.cells[0].source.splitlines()[0].replace("Exercises", "Solutions")
-    notebook.cells[0].source = f"{title}\n\nOne way to solve each of [the exercises](../../release/{name}/{name}.ipynb)."
-    for cell in notebook.cells:
-        cell.source = SOLUTION_MARKERS.sub("", cell.source)
-    return notebook
+def stale(answers: Sequence[Path], executed: Path) -> list[Path]:
+    """The answers that have no executed copy which is newer than lrtut's code: those to execute."""
+    changed = max(file.stat().st_mtime for file in Path(__file__).parent.rglob("*.py"))
+    copies = {path: executed / f"{path.stem}.ipynb" for path in answers}
+    return [path for path, done in copies.items() if not (fits(done, path) and done.stat().st_mtime > changed)]
 
 
-def fingerprint() -> str:
-    """What an answer's outputs depend on beside its own code, as a short name: lrtut, torch and the data."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    parts = [*(file.read_bytes() for file in files), torch.__version__.encode(), os.environ["LRTUT_DATA"].encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+def gather_docs(root: Path, source: Path) -> None:
+    """Copy docs/, the pictures, the teachers' page and, as the landing page, the README."""
+    for folder in ("docs", "images"):
+        shutil.copytree(root / folder, source / folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    (source / "exercises").mkdir()
+    shutil.copy(root / "exercises" / "README.md", source / "exercises")
+    contents = source / "docs" / "index.md"
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    (source / "index.md").write_text(f"{readme}\n{contents.read_text(encoding='utf-8')}", encoding="utf-8")
+    contents.unlink()
 
 
-def _sources(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells]
+def gather_exercises(root: Path, source: Path) -> None:
+    """Write the exercises and their solutions as the site shows them: tests folded, hidden tests left out."""
+    for path in [*root.glob("exercises/release/*/*.ipynb"), *root.glob("exercises/source/*/*.ipynb")]:
+        notebook = read(path)
+        notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("# Hidden tests")]
+        for cell in notebook.cells:
+            nbgrader = cell.metadata.get("nbgrader", {})
+            if cell.cell_type == "code" and nbgrader.get("grade") and not nbgrader.get("solution"):
+                cell.metadata["tags"] = ["hide-input"]
+            cell.source = SOLUTION_MARKERS.sub("", cell.source)
+        if path.parts[-3] == "source":
+            title = notebook.cells[0].source.splitlines()[0].replace("Exercises", "Solutions")
+            exercises = f"../../release/{path.stem}/{path.name}"
+            notebook.cells[0].source = f"{title}\n\nOne way to solve each of [the exercises]({exercises})."
+        _write(source / path.relative_to(root), notebook)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, notebook: nbformat.NotebookNode) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    nbformat.write(notebook, path)
