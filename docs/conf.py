@@ -26,9 +26,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 
 html_theme = "furo"
 html_theme_options = {
-    "source_repository": URLS["Repository"],
-    "source_branch": BLOB.split("/")[-2],
-    "source_directory": "",
+    "top_of_page_buttons": [],
     "light_css_variables": {"color-brand-primary": "#31688e", "color-brand-content": "#2a6a94"},
     "dark_css_variables": {"color-brand-primary": "#5ec8a8", "color-brand-content": "#6cc6b0"},
 }
@@ -83,7 +81,8 @@ def describe(app, page, template, context, doctree):
     """Give each page the description that search engines show: its first words."""
     if doctree is None or 'name="description"' in context["metatags"]:
         return
-    words = " ".join(p.astext() for p in doctree.findall(nodes.paragraph) if not p.next_node(nodes.image))
+    paragraphs = [list(p.findall(nodes.Text)) for p in doctree.findall(nodes.paragraph) if not p.next_node(nodes.image)]
+    words = " ".join("".join(t for t in texts if not isinstance(t.parent, nodes.math)) for texts in paragraphs)
     short = html.escape(textwrap.shorten(words, 160, placeholder=" …"))
     context["metatags"] += f'<meta name="description" content="{short}">'
 

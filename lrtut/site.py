@@ -44,7 +44,7 @@ def build(root: Path, notebooks: Sequence[Path], executed: Path) -> list[Path]:
             done = path
         (source / path.relative_to(root)).unlink(missing_ok=True)
         _write(source / path.relative_to(root).with_suffix(".ipynb"), read(done))
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env"]
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--fresh-env"]
     folders = [root / "docs", "-d", root / "build" / "doctrees", source, site]
     if subprocess.run([*command, "-c", *map(str, folders)]).returncode:
         raise SiteError(f"the website could not be built: Sphinx says why, above. Its sources are in {source}.")
