@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    for path in sorted((HERE.parent / "build" / "course").glob("*.ipynb")):
+    for path in sorted((HERE.parent / "build" / "lessons").glob("*.ipynb")):
         for cell in nbformat.read(path, as_version=4).cells:
             if "readme" not in cell.metadata.get("tags", []):
                 continue

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lrtut.version import __version__, repository
 
-NOTEBOOK_SIDE = "uv sync (or: pip install jupyterlab nbclient nbconvert psutil)"
+NOTEBOOK_SIDE = "uv sync (or, with pip 25.1 or newer: pip install --group dev)"
 
 
 class UserError(Exception):
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"lrtut {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list the lessons")
-    run = commands.add_parser("run", help="execute lessons on fresh kernels into build/course/")
+    run = commands.add_parser("run", help="execute lessons on fresh kernels, and build the website in build/site/")
     run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
     run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
     run.add_argument(
@@ -39,10 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if arguments.command == "list":
-            return list_lessons()
-        if arguments.command == "run":
-            return run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
-        return open_lab(rest)
+            status = list_lessons()
+        elif arguments.command == "run":
+            status = run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
+        else:
+            status = open_lab(rest)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of the output has gone, as in `lrtut list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        return 1
     except UserError as error:
         print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -67,33 +73,51 @@ def list_lessons() -> int:
 
 
 def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
-    """Execute lessons, print the table, return 1 if one failed."""
+    """Execute lessons, print the table, build the website; return 1 if a lesson or the website failed."""
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
     root = find_checkout()
-    folder = root / "build" / "course"
-    lessons = choose(find_lessons(root), numbers)
+    lessons, answers, folder = find_lessons(root), find_answers(root), root / "build" / "lessons"
+    chosen = choose(lessons, numbers)
     with notebook_side():
-        from lrtut import execution
+        import furo  # noqa: F401
+        import myst_nb  # noqa: F401
+
+        from lrtut import execution, site
     from lrtut.data import DataError
 
+    if not numbers:
+        chosen += site.stale(answers, folder)
     try:
-        outcomes = execution.execute_all(lessons, folder, jobs, strict=strict)
+        outcomes = execution.execute_all(chosen, folder, jobs, strict=strict)
     except DataError as error:
         raise UserError(str(error)) from None
-    print(execution.table(outcomes))
-    print(f"\nExecuted notebooks and HTML: {folder}")
-    for outcome in outcomes[:1]:
-        print(f"Open in a browser: {(folder / outcome.name).with_suffix('.html').as_uri()}")
-    return 1 if any(outcome.error for outcome in outcomes) else 0
+    print(execution.table(outcomes), flush=True)
+    failed = [outcome.name for outcome in outcomes if outcome.error]
+    try:
+        bare = site.build(root, [*lessons, *answers], folder)
+    except site.SiteError as error:
+        print(f"lrtut run: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for path in answers:
+            if path.stem in failed:  # so that it is executed again
+                (folder / f"{path.stem}.ipynb").unlink()
+    if bare:
+        print(f"\nNot executed yet, so without outputs: {', '.join(path.stem for path in bare)}")
+    print(f"\nThe website is in {root / 'build' / 'site'}")
+    print(f"Open in a browser: {(root / 'build' / 'site' / 'index.html').as_uri()}")
+    return 1 if failed else 0
 
 
 def open_lab(options: Sequence[str]) -> int:
-    """Start JupyterLab on the lessons, until it is stopped."""
+    """Start JupyterLab on the first lesson, until it is stopped."""
     root = find_checkout()
+    first = find_lessons(root)[0].relative_to(root).as_posix()
+    ours = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{first}", *lab_options()]
     given = {option.split("=")[0] for option in options}  # JupyterLab refuses an option that comes twice
-    ours = [option for option in lab_options() if option.split("=")[0] not in given]
-    command = [sys.executable, "-m", "jupyterlab", str(root / "notebooks"), *ours, *options]
+    ours = [option for option in ours if option.split("=")[0] not in given]
+    command = [sys.executable, "-m", "jupyterlab", *ours, *options]
     with notebook_side():
         import jupyterlab  # noqa: F401
     lab = subprocess.Popen(command)
@@ -159,6 +183,12 @@ def find_checkout() -> Path:
 def find_lessons(root: Path) -> list[Path]:
     """The lessons' notebooks in order: notebooks/01_….ipynb to NN_….ipynb."""
     return sorted(path for path in (root / "notebooks").glob("*.ipynb") if re.match(r"\d\d_", path.name))
+
+
+def find_answers(root: Path) -> list[Path]:
+    """The pages of docs/answers/ that have code to execute."""
+    pages = sorted((root / "docs" / "answers").glob("*.md"))
+    return [path for path in pages if path.read_text(encoding="utf-8").startswith("---\nfile_format: mystnb")]
 
 
 def choose(lessons: Sequence[Path], numbers: Sequence[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Execute notebooks on fresh kernels: a thin layer over nbclient and nbconvert."""
+"""Execute notebooks on fresh kernels: a thin layer over nbclient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
-from nbconvert import HTMLExporter
 from tqdm.auto import tqdm
 
 import lrtut
@@ -39,7 +38,7 @@ class Outcome:
 
 
 def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, strict: bool = False) -> list[Outcome]:
-    """Execute notebooks, `jobs` at once, and write each as .ipynb and .html into `folder`.
+    """Execute notebooks, `jobs` at once, and write each into `folder`.
 
     The data are looked for (and downloaded) once, here; every kernel computes with one torch thread, because the
     number of threads changes the last bits of a sum. With `strict`, a warning raised in `lrtut` or in a notebook's own
@@ -52,7 +51,7 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
     os.environ.update(kernel_environment(source, strict=strict))
     print(f"Data: {data_in_words(source, origin)}.")
     folder.mkdir(parents=True, exist_ok=True)
-    documents = [nbformat.read(path, as_version=4) for path in notebooks]
+    documents = [read(path) for path in notebooks]
     cells = sum(cell.cell_type == "code" for document in documents for cell in document.cells)
     running: set[int] = set()  # the kernels' process ids
     interrupted = threading.Event()
@@ -73,6 +72,17 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
             raise
         finally:
             pool.shutdown()
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook, from its file or from an answer's page in MyST's Markdown."""
+    if path.suffix != ".md":
+        return nbformat.read(path, as_version=4)
+    from myst_nb.core.read import read_myst_markdown_notebook
+
+    notebook = read_myst_markdown_notebook(path.read_text(encoding="utf-8"))
+    notebook.metadata["language_info"] = {"name": "python"}
+    return notebook
 
 
 def data_in_words(source: str, origin: str) -> str:
@@ -163,9 +173,7 @@ def _execute(
     if strict and not error and (said := on_stderr(document)):
         error = f"cell {said[0]}: on stderr: {said[1].splitlines()[-1]}"
     _drop_widgets(document)
-    page, _ = HTMLExporter().from_notebook_node(document)
-    _write(folder / path.name, nbformat.writes(document))
-    _write((folder / path.name).with_suffix(".html"), page)
+    _write(folder / f"{path.stem}.ipynb", nbformat.writes(document))
     return Outcome(path.stem, seconds, peak, error)
 
 
@@ -180,6 +188,7 @@ def _first_line(name: str, message: str) -> str:
 
 def _drop_widgets(document: nbformat.NotebookNode) -> None:
     """Take out progress bars: they closed with their cell, and a page cannot show a closed widget."""
+    document.metadata.pop("widgets", None)
     for cell in document.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]

@@ -112,7 +112,7 @@ def page(lab):
 def open_notebook(lab, page, name: str) -> None:
     """Open a notebook in a workspace of its own, and wait for all its cells and its kernel."""
     cells = nbformat.read(lab.notebooks / name, as_version=4).cells
-    page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/{name}?token={TOKEN}")
+    page.goto(f"{lab.url}/lab/workspaces/{Path(name).stem}/tree/notebooks/{name}?token={TOKEN}")
     page.wait_for_function(f"document.querySelectorAll('.jp-Notebook .jp-Cell').length == {len(cells)}", timeout=90_000)
     page.locator("#jp-main-statusbar", has_text=re.compile(r"Python 3.*\| Idle")).wait_for(timeout=90_000)
 

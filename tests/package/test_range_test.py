@@ -741,10 +741,10 @@ def test_plot_shows_the_curve_below_the_ceiling():
     assert bottom < losses.min() and top < 5 * 2.3
 
 
-# --- the examples of docs/range_test.md -------------------------------------------------------------------------
+# --- the examples of docs/answers/train_step.md -------------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[2] / "docs" / "range_test.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+PAGE = Path(__file__).parents[2] / "docs" / "answers" / "train_step.md"
+BLOCKS = re.findall(r"```\{code-cell\} python\n(import.*?)```", PAGE.read_text(), re.S)
 NAMES = ["dicts", "several inputs", "mixed precision", "accumulation", "validation"]
 
 
