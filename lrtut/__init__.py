@@ -1,5 +1,6 @@
 """The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
 
+from lrtut import claims
 from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
@@ -39,3 +40,5 @@ __all__ = [
     "sweep",
     "train",
 ]
+
+claims.register()
