@@ -28,14 +28,16 @@ class Chart:
 
     def __init__(self, description: str, lines: str, params: list[dict], code: str = "", **spec: Any) -> None:
         """`lines` and `code` are Vega expressions for the lines above the chart, which follow the sliders."""
-        title = {"text": {"expr": lines}, "anchor": "start", "fontWeight": "normal", "fontSize": 12, "offset": 8}
+        params = [*params, {"name": "lines", "expr": lines}, {"name": "code", "expr": code or "''"}]
+        title = {"text": {"expr": "lines"}, "anchor": "start", "fontWeight": "normal", "fontSize": 12, "offset": 8}
         if code:
-            title |= {"subtitle": {"expr": code}, "subtitleFont": "monospace", "subtitleFontSize": 10}
+            title |= {"subtitle": {"expr": "code"}, "subtitleFont": "monospace", "subtitleFontSize": 10}
         self.spec = {
             "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
             "description": description,
             "title": title,
             "params": params,
+            "config": {"axis": {"gridOpacity": 0.4}},
             **spec,
         }
 
@@ -65,9 +67,9 @@ def formula(**fields: str) -> list[dict]:
 
 def axis(field: str, title: str | None, domain: Sequence[float] | None = None, *, log: bool = False) -> dict:
     """A quantitative encoding that ends at `domain`; a mark's `clip` cuts off what lies outside."""
-    scale = {"zero": False, "nice": False} if domain else {}
-    scale |= ({"domain": domain} if domain else {}) | ({"type": "log"} if log else {})
-    return {"field": field, "type": "quantitative", "title": title, "scale": scale}
+    scale = {"domain": domain, "nice": False} if domain else {}
+    look = {"scale": scale | {"type": "log"}, "axis": {"grid": False, "format": "~g"}} if log else {"scale": scale}
+    return {"field": field, "type": "quantitative", "title": title, **look}
 
 
 def by_rate(low: float, high: float) -> dict:

@@ -118,13 +118,12 @@ def valley() -> Chart:
             "order": {"field": "step", "type": "quantitative"},
         },
     }
-    shape = {
-        "field": "direction",
-        "type": "nominal",
-        "title": None,
-        "legend": {"orient": "top-right", "symbolFillColor": GREY},
+    left = axis("step", "step", [0, 60]), axis("distance", "distance left", [0.01, 20], log=True)
+    names = {
+        "transform": [{"filter": "datum.step == 12"}],
+        "mark": {"type": "text", "color": GREY, "fontSize": 14, "dx": 8, "dy": -12, "clip": True},
+        "encoding": {"x": left[0], "y": left[1], "text": {"field": "direction"}},
     }
-    distance = axis("distance", "distance left", [0.01, 20], log=True)
     steps = descent(60, "datum.start", "1 - lr * (datum.direction == 'u' ? curvature : 1)")
     return Chart(
         "Gradient descent in a valley with a steep and a shallow direction, with sliders for learning rate, steep "
@@ -143,7 +142,7 @@ def valley() -> Chart:
             ),
             panel(
                 "What is left",
-                path(axis("step", "step", [0, 60]), distance, color, shape=shape)[1:],
+                [*path(*left, color)[1:], names],
                 transform=formula(distance="max(abs(datum.w), 1e-9)"),
             ),
         ],

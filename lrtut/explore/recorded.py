@@ -54,7 +54,7 @@ def sweep(runs: Sequence[Run]) -> Chart:
             "encoding": {"x": x, "y": y, "color": color, "size": chosen},
         },
     ]
-    curve = path(axis("step", "step"), axis("loss", "training loss", log=True), color, detail={"field": "seed"})
+    curve = path(axis("step", "step"), axis("loss", "training loss", log=True), color, size={"value": 14})
     curve[0]["encoding"]["detail"] = {"field": "seed"}
     return Chart(
         f"Final loss against learning rate, for {len(lrs)} rates from {lrs[0]:g} to {lrs[-1]:g}, and the loss curves of "
@@ -110,13 +110,13 @@ def range_test(test: RangeTest) -> Chart:
         raise ValueError("test: its first loss is not finite, so there is no curve to draw.")
     smoothed = {width: smooth(lrs, losses, width=width) for width in WIDTHS}
     lowest = {width: float(lrs[curve.argmin()]) for width, curve in smoothed.items()}
-    readings = [{"by": "minimum", "width": width, "at": at} for width, at in lowest.items()]
+    readings = [{"by": "minimum", "smoothing": width, "at": at} for width, at in lowest.items()]
     for name, rule in RULES.items():
         if name != "minimum":
-            readings += [{"by": name, "width": width, "at": float(rule(lrs, losses))} for width in WIDTHS]
-    by_width = [{"filter": "datum.width == width"}]
+            readings += [{"by": name, "smoothing": width, "at": float(rule(lrs, losses))} for width in WIDTHS]
+    smoothed_so = [{"filter": "datum.smoothing == smoothing"}]
     read = [
-        *by_width,
+        *smoothed_so,
         *formula(lr="datum.by == 'minimum' ? datum.at / divisor : datum.at"),
         *formula(chosen="datum.by == rule"),
     ]
@@ -131,8 +131,8 @@ def range_test(test: RangeTest) -> Chart:
             "encoding": {"x": x, "y": y},
         },
         {
-            "data": {"values": [row | {"width": w} for w, curve in smoothed.items() for row in _rows(lrs, curve)]},
-            "transform": by_width,
+            "data": {"values": [row | {"smoothing": w} for w, curve in smoothed.items() for row in _rows(lrs, curve)]},
+            "transform": smoothed_so,
             "mark": line | {"color": "#3a9a8b", "strokeWidth": 2.5},
             "encoding": {"x": x, "y": y},
         },
@@ -142,8 +142,8 @@ def range_test(test: RangeTest) -> Chart:
     by = {"field": "by", "type": "nominal", "title": None, "sort": list(RULES)}
     strip = [{"transform": read, "mark": points, "encoding": {"x": x, "y": by, "color": color, "size": size}}]
     lines = (
-        f"['The smoothed loss is lowest at ' + format(({json.dumps(lowest)})['' + width], '.2~g') + ',', rule == 'minimum' ? "
-        f"'divided by ' + divisor + ': ' + format(({json.dumps(lowest)})['' + width] / divisor, '.2~g') + '.' : "
+        f"['The smoothed loss is lowest at ' + format(({json.dumps(lowest)})['' + smoothing], '.2~g') + ',', rule == 'minimum' ? "
+        f"'divided by ' + divisor + ': ' + format(({json.dumps(lowest)})['' + smoothing] / divisor, '.2~g') + '.' : "
         f"'and the rule ' + rule + ' reads ' + format(({json.dumps(_at(readings))})[rule], '.2~g') + '.']"
     )
     return Chart(
@@ -151,7 +151,7 @@ def range_test(test: RangeTest) -> Chart:
         "read from them, with choices of smoothing and rule, and a slider for the divisor of the rule minimum.",
         lines,
         [
-            choice("width", "smoothing, decades", WIDTHS, WIDTH),
+            choice("smoothing", "smoothing, decades", WIDTHS, WIDTH),
             choice("rule", "rule", list(RULES), "minimum"),
             slider("divisor", "divisor", 1, 12, 0.5, test.divisor),
         ],

@@ -17,7 +17,8 @@ DESIGNS: dict[str, tuple[dict, str, str]] = {
     "LambdaLR": (
         {"warmup": (1, 30, 1, 10), "stable": (0, 60, 1, 30), "decay": (1, 60, 1, 20)},
         "lr * max(0, min(0.1 + 0.9 * t / warmup, 1, 1 - (t - warmup - stable) / decay))",
-        "LambdaLR(optimizer, lambda t: max(0, min(\n    0.1 + 0.9 * t / {warmup}, 1,\n    1 - (t - {warmup + stable}) / {decay})))",
+        "LambdaLR(\n    optimizer, lambda t: max(0, min(\n    0.1 + 0.9 * t / {warmup}, 1,\n"
+        "    1 - (t - {warmup + stable}) / {decay})))",
     ),
     "MultiplicativeLR": (
         {"factor": (0.5, 1, 0.05, 0.8), "every": (1, 30, 1, 5)},
