@@ -1,5 +1,6 @@
 """The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
 
+from lrtut import claims
 from lrtut.alttext import alt_text
 from lrtut.catalogue import CATALOGUE
 from lrtut.data import Digits, batches, load_mnist, normalise
@@ -18,3 +19,5 @@ __all__ = [
     "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "small_cnn", "subplots", "sweep", "train",
 ]
 # fmt: on
+
+claims.register()

@@ -91,14 +91,14 @@ def data_in_words(source: str, origin: str) -> str:
 
 
 def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:
-    """Environment variables for kernels: one thread each, and where the data are (what `find_data` said).
+    """Environment variables for kernels: one thread each, where the data are (what `find_data` said), and strict claims.
 
     With `strict`, a warning raised in `lrtut` or in a notebook's own code is an error there. Warnings of other packages
     are left as they are: some are raised while matplotlib is imported.
     """
     found = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     # A kernel's debugger warns on stderr about frozen modules; a lesson needs no debugger.
-    found |= {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    found |= {"LRTUT_DATA": source, "PYDEVD_DISABLE_FILE_VALIDATION": "1", "LRTUT_CLAIMS": "strict"}
     if strict:  # PYTHONWARNINGS takes whole module names only; a notebook's cells are __main__
         modules = ["__main__", "lrtut", *(module.name for module in pkgutil.walk_packages(lrtut.__path__, "lrtut."))]
         found["PYTHONWARNINGS"] = ",".join(f"error:::{name}" for name in modules)

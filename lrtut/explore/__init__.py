@@ -1,0 +1,14 @@
+"""Figures that one can move: each function returns a chart with sliders; put the call last in a cell.
+
+    lrtut.explore.parabola()
+
+A chart is a Vega-Lite specification (version 5, which JupyterLab carries). The browser computes what the sliders ask for:
+it needs neither a kernel nor a network. On Colab it is HTML, and Vega comes from a CDN.
+"""
+
+from lrtut.explore.chart import Chart
+from lrtut.explore.descent import parabola, valley
+from lrtut.explore.recorded import range_test, sweep
+from lrtut.explore.schedules import half_life, schedule
+
+__all__ = ["Chart", "half_life", "parabola", "range_test", "schedule", "sweep", "valley"]
