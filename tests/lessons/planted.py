@@ -80,7 +80,7 @@ def first_red(cells, namespace):
 def run_cell(cell, namespace):
     from matplotlib import pyplot as plt
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         exec(compile(python(cell.source), cell.id, "exec"), namespace)
     plt.close("all")
 
