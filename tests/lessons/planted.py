@@ -94,7 +94,9 @@ def main():
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         for path, results in zip(chosen, pool.map(run_lesson, chosen), strict=True):
             for mistake, caught in results:
-                print(f"{path.name[:2]}  {mistake['name']:42} {mistake['cell']:15} {caught or 'NOT CAUGHT'}", flush=True)
+                print(
+                    f"{path.name[:2]}  {mistake['name']:42} {mistake['cell']:15} {caught or 'NOT CAUGHT'}", flush=True
+                )
                 missed += not caught
     sys.exit(missed > 0)
 

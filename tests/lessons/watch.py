@@ -67,7 +67,9 @@ def problems(notebook, name):
     found = []
     for i, cell in enumerate(notebook.cells):
         shown = [output.get("data", {}) for output in cell.get("outputs", [])]
-        if any("image/png" in data or re.search(r'<img(?! alt="[^"]{20})', data.get("text/html", "")) for data in shown):
+        if any(
+            "image/png" in data or re.search(r'<img(?! alt="[^"]{20})', data.get("text/html", "")) for data in shown
+        ):
             found.append((i, "a figure has no alt text"))
     if notebook.cells[-1].source != REPORT:
         return found
