@@ -3,20 +3,30 @@ warning or anything else on a notebook's stderr fails it."""
 
 import os
 import signal
+import tempfile
+from pathlib import Path
 
 # Two workers with two OpenMP threads each on two cores: threads that wait shall not spin. Before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import nbformat
 import nbmake.pytest_items
 import pytest
+import watch
 from nbmake.nb_result import NotebookError, NotebookResult
 from nbmake.nb_run import NotebookRun
 
 
 class StrictRun(NotebookRun):
-    """nbmake looks at errors alone; this looks at stderr too."""
+    """nbmake looks at errors alone; this looks at stderr, at alt texts and at what tests/lessons/watch.py watches, too."""
 
     def execute(self) -> NotebookResult:
+        with tempfile.TemporaryDirectory() as folder:
+            notebook, self.filename = watch.watched(self.filename), Path(folder) / self.filename.name
+            nbformat.write(notebook, self.filename)
+            return self.execute_strictly()
+
+    def execute_strictly(self) -> NotebookResult:
         from lrtut.execution import on_stderr
 
         # A kernel that finds this variable does not hand on what libraries in C write on stderr.
@@ -27,12 +37,14 @@ class StrictRun(NotebookRun):
             if "Kernel died before replying" not in str(error):
                 raise
             result = super().execute()  # another process took a port between its choice and its use
-        said = on_stderr(result.nb)
-        if said and result.error is None:
-            cell, text = said
-            trace = f"{result.nb.cells[cell].source}\n{'-' * 75}\non stderr:\n{text}"
-            error = NotebookError(summary=f"on stderr: {text.splitlines()[-1]}", trace=trace, failing_cell_index=cell)
-            return NotebookResult(nb=result.nb, error=error)
+        if result.error is None:
+            said = on_stderr(result.nb)
+            problems = [(said[0], f"on stderr: {said[1]}")] if said else watch.problems(result.nb, self.filename.stem)
+            if problems:
+                cell, text = problems[0]
+                trace = "\n".join([result.nb.cells[cell].source, "-" * 75, *(text for _, text in problems)])
+                summary = text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
+                return NotebookResult(nb=result.nb, error=NotebookError(summary, trace, cell))
         return result
 
 

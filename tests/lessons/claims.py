@@ -1,152 +1,131 @@
-"""Which assertion backs which sentence.
+"""Which sentences of a lesson claim something, and whether a check backs them.
 
-In a check, a comment that quotes the prose stands above the assertions that back what it quotes:
+In a check, a comment quotes the sentence that the assertions below it back; `…` leaves words out:
 
     # "0.6 lands farther away each time"
     assert (np.diff(np.abs(paths[0.6])) > 0).all()
 
-A quote may leave words out (…), and lies within one sentence; it holds for the assertions down to the next such comment or
-the end of the cell. `# Premise: …` in its place marks assertions that the check itself needs. Sentences that state no
-result stand in their cell's metadata, `no_claim`: {sentence: reason}.
+`# Premise: …` in its place marks assertions that only the check needs.
 
-    python tests/lessons/claims.py                  counts claims
-    python tests/lessons/claims.py notebooks/01…    lists every sentence with its assertions
+A sentence claims something if it holds a number, a comparison or a reason. Its numbers and reasons must be quoted, so a
+number that is changed in the prose is noticed; of a comparison, some part. A sentence that names its source needs no
+check: author and year, arXiv, an issue, a benchmark of this repository, another lesson.
+
+Words alone cannot tell a claim, so these rules are weak on purpose. Before the first code of a section, numbers and
+comparisons describe the setting, and only reasons count. Predictions, questions, exercises and formulas on lines of
+their own never count, nor does a "So" that begins a sentence: it draws a conclusion, or just goes on.
+
+    uv run python tests/lessons/claims.py     names what is missing
 """
 
-import ast
-import io
 import re
-import sys
-import tokenize
-from dataclasses import dataclass, field
 
-import nbformat
-from lessons import ROOT, is_check, source
-from prose import sentences
+from lessons import LESSONS, is_check, python, read
 
-from lrtut.cli import find_lessons
+NUMBER = re.compile(
+    r"\d+(?:,\d{3})*(?:\.\d+)?|\b(?:half|halve[sd]?|twice|doubled?|\w+ times|"
+    r"(?:a|one|two|three|four) (?:third|quarter|fifth|sixth|tenth|twentieth|fiftieth|hundredth|thousandth|ten-thousandth)s?)\b",
+    re.I,
+)
+COMPARISON = re.compile(
+    r"\bthan\b|\b(?:larg|small|high|low|fast|slow|long|short|clos|farth|few|steep|shallow|calm)est\b|\b(?:best|worst|equal|equally)\b"
+    r"|(?<!no )\b(?:(?:larg|small|high|low|fast|slow|long|short|clos|farth|few|earli|steep|calm)er|better|worse)"
+    r"(?=[.,:;]| (?:and|each|every|at|in|on|by|towards)\b)|\b(?:above|below|beyond) \S|\b(?:diverge|converge|differ)s?\b",
+    re.I,
+)
+REASON = re.compile(
+    r"\b(?:because|since(?! then)|therefore|thus|hence|due to|owing to|thanks to|(?:this|that) is why|"
+    r"for (?:this|that|the same) reason)\b"
+    r"|, (?:and )?so\b(?! (?:that|far|on|much|many|do|does|did|is|are|they do|it does|let|from here|the question)\b)"
+    r"|, as (?:the|it|they|each|its|their|this|there)\b(?![^,.;]* (?:do|does|did|is|was|were)\b)",
+    re.I,
+)
+SOURCE = re.compile(
+    r"\b[A-Z]\w+(?: et al\.?| and [A-Z]\w+)?,? \(?(?:19|20)\d\d\b|arXiv|#\d{3,}|`benchmarks/|\b[Ll]esson \d\d"
+)
+# What is no number: code, addresses, years, the number of a lesson or of an exercise.
+MASKED = re.compile(r"`[^`]*`|\]\([^)]*\)|https?://\S+|\b(?:19|20)\d\d\b|\b(?:lessons?|exercises?) \d+", re.I)
+END = re.compile(r"(?<!et al)(?<!e\.g)(?<!i\.e)[.!?][)*\"”]*\s+")
+COMMENT = re.compile(r'^[ \t]*# (?=Premise: |")(.*(?:\n[ \t]*# .*)*)', re.M)
+ASSERTION = re.compile(r"^\s*assert\b", re.M)
 
-AGAIN = "remember"  # the cell that says claims once more; a quote from it stands beside the first
-DIGIT = re.compile(r"\d")
 
-
-@dataclass
-class Claims:
-    """A notebook's sentences, what backs them, and what is wrong with that.
-
-    Attributes:
-        backed: for each sentence that is quoted, the assertions `(cell id, line)` that back it.
-        exempt: for each sentence with a reason in `no_claim`, the reason.
-        quotes: for each assertion the sentences above it; empty for a premise.
-        problems: what a maintainer must mend, in words.
-    """
-
-    backed: dict = field(default_factory=dict)
-    exempt: dict = field(default_factory=dict)
-    quotes: dict = field(default_factory=dict)
-    problems: list = field(default_factory=list)
-
-
-def claims(notebook):
-    """Read a notebook (nbformat) as `Claims`."""
-    found = Claims()
-    texts = [s for c in notebook.cells if c.cell_type == "markdown" and c.id != "title" for s in sentences(c)]
-    covered = {s: [] for s in texts}
+def problems(notebook):
+    """What is wrong with a notebook's claims, a sentence each."""
+    found, quotes = [], []
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for text, reason in cell.metadata.get("no_claim", {}).items():
-                for s in one_sentence(text, [s for s in texts if s.cell == cell.id], f"{cell.id}, no_claim", found):
-                    found.exempt[s] = reason
-                    covered[s] += spans(text, s.text)
-                    if len(reason) < 5:
-                        found.problems.append(f"{cell.id}: no reason why this is no claim: {text}")
-        elif is_check(cell):
-            for line, quotes in quoted(cell).items():
-                place = f"{cell.id}, line {line}"
-                if quotes is None:
-                    found.problems.append(f"{place}: the assertion quotes no sentence and is no premise")
-                    continue
-                here = found.quotes[cell.id, line] = []
-                for quote in quotes:
-                    for s in one_sentence(quote, texts, place, found):
-                        here.append(s)
-                        covered[s] += spans(quote, s.text)
-                        if (cell.id, line) not in found.backed.setdefault(s, []):
-                            found.backed[s].append((cell.id, line))
-                if len({s for s in here if s.cell != AGAIN}) > 1:
-                    found.problems.append(f"{place}: one assertion for two claims; give each its own")
-    for s in texts:
-        open_ = [s.text[a:b] for a, b in s.triggers if not any(x <= a and b <= y for x, y in covered[s])]
-        if s in found.backed:  # a sentence is backed as a whole, but each of its numbers must be quoted
-            open_ = [word for word in open_ if DIGIT.search(word)]
-        if open_:
-            found.problems.append(f"{s.cell}: no check for {', '.join(open_)} in: {s.text}")
+        if cell.cell_type == "code" and is_check(cell):
+            before, *parts = COMMENT.split(python(cell.source))
+            pairs = list(zip(parts[::2], parts[1::2], strict=True))
+            quotes += [(cell.id, quote) for comment, _ in pairs for quote in quoted(comment)]
+            found += [f"{cell.id}: an assertion below no quote"] * bool(ASSERTION.search(before))
+            found += [
+                f"{cell.id}: no assertion below {comment}" for comment, code in pairs if not ASSERTION.search(code)
+            ]
+    texts = list(sentences(notebook))
+    found += [
+        f'{cell}: in no sentence: "{quote}"' for cell, quote in quotes if not any(spans(quote, s) for _, s, _ in texts)
+    ]
+    for cell, text, claims in texts:
+        covered = [span for _, quote in quotes for span in spans(quote, text)]
+        missing = [
+            word[0]
+            for pattern in claims
+            for word in pattern.finditer(MASKED.sub(lambda masked: " " * len(masked[0]), text))
+            if not (
+                covered if pattern is COMPARISON else any(a <= word.start() and word.end() <= b for a, b in covered)
+            )
+        ]
+        if missing:
+            found.append(f"{cell}: no check quotes {', '.join(missing)} in: {text}")
     return found
 
 
-def quoted(cell):
-    """For each assertion of a check, by line: the quotes above it, [] below `# Premise:`, None without either."""
-    blocks, block = {}, []
-    for token in tokenize.generate_tokens(io.StringIO(source(cell)).readline):
-        alone = token.type == tokenize.COMMENT and token.line.strip() == token.string
-        if alone:
-            comment = token.string.removeprefix("#").strip()
-            if comment.startswith(('"', "Premise: ")) and not "".join(block).startswith('"'):
-                block = []  # what stands above it is a comment of another kind
-            block.append(comment)
-        elif block and token.type not in (tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT):
-            text = " ".join(block)
-            if text.startswith("Premise: "):
-                blocks[token.start[0]] = []
-            elif text.startswith('"'):
-                blocks[token.start[0]] = re.findall(r'"([^"]+)"', text)
-            block = []
-    lines = sorted(n.lineno for n in ast.walk(ast.parse(source(cell))) if isinstance(n, ast.Assert))
-    above = {line: max((at for at in blocks if at <= line), default=None) for line in lines}
-    return {line: None if at is None else blocks[at] for line, at in above.items()}
+def quoted(comment):
+    """The quotes in a comment of one line or more."""
+    return re.findall(r'"([^"]+)"', re.sub(r"\n[ \t]*#", "", comment))
 
 
-def one_sentence(quote, texts, place, found):
-    """The sentence that a quote is from, as a list; a problem if there is none or more than one."""
-    fits = [s for s in texts if spans(quote, s.text)]
-    if len(fits) == 1:
-        return fits
-    where = "is in no sentence" if not fits else "is in more than one sentence: " + "; ".join(map(str, fits))
-    found.problems.append(f'{place}: "{quote}" {where}')
-    return []
+def sentences(notebook):
+    """Each sentence of the prose as `(cell id, text, which patterns make it a claim)`."""
+    for section in sections(notebook):
+        setting = any(cell.cell_type == "code" for cell in section)
+        for cell in section:
+            if cell.cell_type == "code":
+                setting = False
+                continue
+            for block in re.split(r"\n\s*\n|\n(?=- |\d+\. )", cell.source.split("## Exercises")[0]):
+                block = re.sub(r"^(?:- |\d+\. )", "", " ".join(block.split()))
+                if block.startswith(("#", "$$", "[![")):
+                    continue
+                for text in END.sub(lambda end: end[0] + "\n", block).split("\n"):
+                    text = text.strip()
+                    free = block.startswith("**Predict") or text.rstrip("*").endswith("?") or SOURCE.search(text)
+                    yield cell.id, text, [] if free else [REASON] if setting else [NUMBER, COMPARISON, REASON]
+
+
+def sections(notebook):
+    """The cells from one heading to the next."""
+    found = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("#"):
+            found.append([])
+        found[-1].append(cell)
+    return found
 
 
 def spans(quote, text):
-    """Where the pieces of a quote stand in a sentence, in their order; [] where one is missing."""
-    start, found = 0, []
+    """Where the pieces of a quote are in a sentence, in their order; [] if one is missing."""
+    found, start = [], 0
     for piece in quote.split("…"):
         piece = " ".join(piece.split())
-        at = text.find(piece, start)
-        if at < 0:
+        if (at := text.find(piece, start)) < 0:
             return []
         start = at + len(piece)
         found.append((at, start))
     return found
 
 
-def main():
-    total = 0
-    for path in [*sys.argv[1:]] or find_lessons(ROOT):
-        found = claims(nbformat.read(path, as_version=4))
-        if sys.argv[1:]:
-            for s, places in found.backed.items():
-                print(f"{s}\n    " + ", ".join(f"{cell} line {line}" for cell, line in places))
-            for s, reason in found.exempt.items():
-                print(f"{s}\n    no claim: {reason}")
-        premises = sum(not quotes for quotes in found.quotes.values())
-        print(
-            f"{getattr(path, 'stem', path)}: {len(found.backed)} claims backed by {len(found.quotes) - premises} assertions "
-            f"({premises} premises), {len(found.exempt)} sentences that are no claim, {len(found.problems)} problems"
-        )
-        total += len(found.backed)
-        print(*found.problems, sep="\n", end="\n" if found.problems else "")
-    print(f"{total} claims")
-
-
 if __name__ == "__main__":
-    main()
+    for path in LESSONS:
+        print(path.stem, *problems(read(path)), sep="\n  ")

@@ -1,32 +1,37 @@
-"""The mistakes of planted.py can be planted; that each turns a check red is seen by `python tests/lessons/planted.py`."""
+"""Every mistake can be planted. That a check catches it, planted.py says; `.ci/run` asks."""
 
 import ast
 
+import nbformat
 import planted
 import pytest
-from lessons import ROOT, Lesson, source
-
-from lrtut.cli import find_lessons
-
-LESSONS = {path.name[:2]: Lesson(path) for path in find_lessons(ROOT)}
+from lessons import code_cells, each_lesson, python, read
 
 
-@pytest.mark.parametrize("mistake", planted.MISTAKES, ids=str)
-def test_a_mistake_changes_its_cell_and_leaves_it_python(mistake):
-    cell = next(c for c in LESSONS[mistake.lesson].cells if c.id == mistake.cell)
-    wrong = planted.plant(mistake, cell)
-    assert ast.dump(ast.parse(source(wrong))) != ast.dump(ast.parse(source(cell)))
+@each_lesson
+def test_each_mistake_changes_its_cell_and_leaves_it_python(path):
+    sources = {cell.id: cell.source for cell in code_cells(read(path))}
+    for mistake in planted.mistakes(path):
+        source = sources[mistake["cell"]]
+        wrong = ast.parse(python(planted.plant(mistake, source)))
+        assert ast.dump(wrong) != ast.dump(ast.parse(python(source))), mistake
 
 
-def test_each_classic_mistake_is_planted_and_each_lesson_has_some():
-    classic = {planted.LEFT_OUT, planted.PER_BATCH, planted.TOO_EARLY, planted.INVERTED, planted.IGNORED}
-    classic |= {planted.TEN_TIMES, planted.WRONG_GROUP, planted.LABELS}
-    assert classic <= {m.name for m in planted.MISTAKES}
-    assert {m.lesson for m in planted.MISTAKES} == set(LESSONS)
-    assert len(set(planted.MISTAKES)) == len(planted.MISTAKES)
+def test_a_mistake_that_does_not_fit_its_cell_is_refused():
+    with pytest.raises(ValueError, match="fit: 'lr=0.1' occurs 2 times, not once"):
+        planted.plant({"cell": "fit", "old": "lr=0.1", "new": "lr=1"}, "a(lr=0.1)\nb(lr=0.1)")
 
 
-def test_a_mistake_whose_text_is_not_there_is_refused():
-    cell = LESSONS["01"].cells[0]
-    with pytest.raises(ValueError, match="stands there 0 times"):
-        planted.plant(planted.Mistake("01", "none", cell.id, "no such text", ""), cell)
+@pytest.mark.parametrize(
+    ("source", "caught"),
+    [
+        ("x = 2", "two-check"),
+        ("x = 1", ""),
+        ("x = 1 / 0", ""),
+        ("import lrtut\nlrtut.load_mnist(train_size=-1)", "refused: "),
+    ],
+)
+def test_what_catches_a_mistake(source, caught):
+    check = nbformat.v4.new_code_cell("assert x == 1", id="two-check", metadata={"tags": ["check"]})
+    found = planted.first_red([nbformat.v4.new_code_cell(source), check], {})
+    assert found[:9] == caught
