@@ -34,7 +34,8 @@ def bars(monkeypatch, tick):
     clock, closed, close = itertools.count(), [], tqdm.auto.tqdm.close
 
     def spy(self):
-        closed.append((self.n, self.total))
+        if not self.disable:  # it is, once closed
+            closed.append((self.n, self.total))
         close(self)
 
     monkeypatch.setattr(time, "monotonic", lambda: next(clock) * tick)
