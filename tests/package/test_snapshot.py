@@ -3,7 +3,6 @@
 import collections
 import copy
 import itertools
-import os
 import random
 import signal
 import warnings
@@ -235,7 +234,7 @@ def test_ctrl_c_while_putting_back_waits_until_all_is_back(ctrl_c, monkeypatch):
     set_state = torch.set_rng_state
 
     def interrupting(state):
-        came.append(os.kill(os.getpid(), signal.SIGINT))
+        came.append(signal.raise_signal(signal.SIGINT))
         set_state(state)
 
     monkeypatch.setattr(torch, "set_rng_state", interrupting)

@@ -1,14 +1,13 @@
 """A sweep gives the same results whoever computes them, and loses no run to another's failure."""
 
 import os
-import signal
 import threading
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
-from toy import bars
+from toy import bars, press_ctrl_c
 
 from lrtut import mlp, sweep, train
 from lrtut.data import load_mnist
@@ -136,7 +135,7 @@ def test_interrupt_is_raised_at_once_and_starts_nothing_more(own, ctrl_c):
     def run(lr, seed):
         started.append(lr)
         if lr == 0.0:
-            os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it, as it does Ctrl-C
+            press_ctrl_c()
         assert release.wait(60), "the sweep waited for its runs"
 
     threads, executor = torch.get_num_threads(), None if own else ThreadPoolExecutor(1)

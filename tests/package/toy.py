@@ -1,6 +1,8 @@
 """What several tests train: four features, three classes that a linear model can tell apart, in batches of ten."""
 
 import itertools
+import signal
+import threading
 import time
 
 import torch
@@ -42,3 +44,8 @@ def bars(monkeypatch, tick):
     monkeypatch.setattr(tqdm.std, "time", lambda: next(clock) * tick)
     monkeypatch.setattr(tqdm.auto.tqdm, "close", spy)
     return closed
+
+
+def press_ctrl_c(what=signal.SIGINT):
+    """To the main thread, from another: a signal to the process may wake another thread, and the main one sleeps on."""
+    signal.pthread_kill(threading.main_thread().ident, what)
