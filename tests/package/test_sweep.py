@@ -1,48 +1,54 @@
-import dataclasses
+"""A sweep gives the same results whoever computes them, and loses no run to another's failure."""
+
 import os
-import signal
-import sys
 import threading
-import time
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
+from toy import bars, press_ctrl_c
 
 from lrtut import mlp, sweep, train
 from lrtut.data import load_mnist
-from lrtut.sweep import _call, usable_cores
 
 
 def square(lr, seed):
     return lr * 10 + seed
 
 
-def test_results_come_in_order_whoever_finishes_first():
-    def slow_first(lr, seed):
-        time.sleep(0.05 if (lr, seed) == (1.0, 0) else 0)
-        return (lr, seed)
+def fails_once(lr, seed):
+    if (lr, seed) == (0.1, 1):
+        raise ArithmeticError("too steep")
+    return lr
 
-    runs = sweep(slow_first, (lr for lr in (1.0, 0.1)), seeds=(s for s in (0, 1, 2)))
+
+def test_results_come_in_order_whoever_finishes_first():
+    others = threading.Event()
+
+    def first_comes_last(lr, seed):
+        assert others.wait(60) if (lr, seed) == (1.0, 0) else others.set() is None
+        return lr, seed
+
+    with ThreadPoolExecutor(2) as executor:
+        runs = sweep(first_comes_last, (lr for lr in (1.0, 0.1)), (s for s in (0, 1, 2)), executor)
+        assert executor.submit(square, 1, 2).result() == 12  # it is left open
     pairs = [(1.0, 0), (1.0, 1), (1.0, 2), (0.1, 0), (0.1, 1), (0.1, 2)]
     assert [(r.lr, r.seed) for r in runs] == pairs == [r.result for r in runs]
     assert [r.seed for r in sweep(square, [1.0])] == [0]
 
 
 def test_a_failed_run_is_named_and_loses_no_other():
-    def fails_once(lr, seed):
-        if (lr, seed) == (0.1, 1):
-            raise ArithmeticError("too steep")
-        return lr
-
-    with pytest.warns(RuntimeWarning, match=r"1 of 4 runs failed:\n  lr=0.1 seed=1: ArithmeticError: too steep"):
+    with pytest.warns(RuntimeWarning) as said:
         runs = sweep(fails_once, [0.1, 1.0], seeds=(0, 1))
     assert [r.result for r in runs] == [0.1, None, 1.0, 1.0]
     assert isinstance(runs[1].error, ArithmeticError) and runs[0].error is None
+    (warning,) = said  # none of random numbers; at the caller's line
+    assert "1 of 4 runs failed" in str(warning.message) and warning.filename == __file__
+    assert "lr=0.1 seed=1: ArithmeticError: too steep" in str(warning.message)
 
 
-def test_all_failed_raises_the_first():
+def test_all_failed_raises_from_the_first():
     def fails(lr, seed):
         raise KeyError(lr)
 
@@ -51,36 +57,48 @@ def test_all_failed_raises_the_first():
     assert isinstance(failure.value.__cause__, KeyError) and failure.value.__cause__.args == (0.1,)
 
 
-def test_nothing_to_sweep():
-    for lrs, seeds in (([], (0,)), ([0.1], ())):
-        with pytest.raises(ValueError, match="at least one learning rate and one seed"):
-            sweep(square, lrs, seeds)
+@pytest.mark.parametrize("lrs, seeds", [([], (0,)), ([0.1], ())])
+def test_nothing_to_sweep(lrs, seeds):
+    with pytest.raises(ValueError, match="at least one learning rate and one seed"):
+        sweep(square, lrs, seeds)
 
 
-def test_one_torch_thread_in_every_worker_and_the_callers_put_back():
+class Inline(Executor):
+    """Runs what it is given at once, in the caller's thread; then changes the number of threads, as a worker might."""
+
+    def submit(self, fn, *args):
+        future, before = Future(), torch.get_num_threads()
+        future.set_result(fn(*args))
+        assert torch.get_num_threads() == before  # a worker may have other work
+        torch.set_num_threads(2)
+        return future
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: None, lambda: ThreadPoolExecutor(2), Inline], ids=["own", "threads", "inline"]
+)
+def test_one_torch_thread_in_every_worker_and_the_callers_put_back(make):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        for executor in (None, ThreadPoolExecutor(2)):
-            runs = sweep(lambda lr, seed: torch.get_num_threads(), [0.1, 0.2, 0.3], seeds=(0, 1), executor=executor)
-            assert {r.result for r in runs} == {1}
-            assert torch.get_num_threads() == 3
+        runs = sweep(lambda lr, seed: torch.get_num_threads(), [0.1, 0.2, 0.3], executor=make())
+        assert {r.result for r in runs} == {1} and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
 
 
-def test_a_given_executor_is_left_open():
-    with ThreadPoolExecutor(1) as executor:
-        sweep(square, [0.1], executor=executor)
-        assert executor.submit(square, 1, 2).result() == 12
+DRAWS = {
+    "rand": lambda: torch.rand(1),
+    "manual_seed": lambda: torch.manual_seed(3),
+    "dropout": lambda: torch.nn.Dropout()(torch.ones(9)),
+}
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda: torch.rand(1), lambda: torch.manual_seed(3), lambda: torch.nn.Dropout()(torch.ones(9))]
-)
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_global_random_numbers_are_noticed(draw):
-    with pytest.warns(RuntimeWarning, match="drew random numbers from torch's global state"):
+    with pytest.warns(RuntimeWarning, match="drew random numbers from torch's global state") as said:
         sweep(lambda lr, seed: draw(), [0.1])
+    assert said[0].filename == __file__
 
 
 def make_run():
@@ -99,138 +117,68 @@ def test_same_to_the_bit_whatever_the_executor():
     import loky
 
     run = make_run()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(4) as four:
         warnings.simplefilter("error", RuntimeWarning)  # it draws nothing from the global state
-        with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(4) as four:
-            results = [[r.result for r in sweep(run, [0.01, 0.1], (0, 1), executor=e)] for e in (one, four, None)]
-        processes = loky.get_reusable_executor(2)  # sends the closure, which the standard one cannot
+        process = loky.get_reusable_executor(1)  # sends the closure, which the standard one cannot
         try:
-            results.append([r.result for r in sweep(run, [0.01, 0.1], (0, 1), executor=processes)])
+            results = [[r.result for r in sweep(run, [0.01, 0.1], (0, 1), e)] for e in (one, four, None, process)]
         finally:
-            processes.shutdown()
+            process.shutdown()
     assert all(result == results[0] for result in results)
     assert {threads for _, _, threads in results[-1]} == {1}
 
 
-def test_interrupt_is_raised_and_starts_nothing_more(ctrl_c):
-    started = []
+@pytest.mark.parametrize("own", [True, False])
+def test_interrupt_is_raised_at_once_and_starts_nothing_more(own, ctrl_c):
+    started, release, before = [], threading.Event(), workers()
 
     def run(lr, seed):
         started.append(lr)
-        if len(started) == 1:
-            time.sleep(0.3)  # until all are waiting for the one worker
-            os.kill(os.getpid(), signal.SIGINT)  # the main thread gets it, as it does Ctrl-C
-        time.sleep(0.1)
+        if lr == 0.0:
+            press_ctrl_c()
+        assert release.wait(60), "the sweep waited for its runs"
 
-    threads = torch.get_num_threads()
-    with ThreadPoolExecutor(1) as executor, pytest.raises(KeyboardInterrupt):
-        sweep(run, [float(i) for i in range(20)], executor=executor)
-    assert len(started) <= 3 and torch.get_num_threads() == threads
-
-
-def test_cores_are_counted_also_where_the_system_does_not_say_which_are_ours(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", {0: {3, 5, 7}}.get, raising=False)  # 0: this process
-    assert usable_cores() == 3
-    monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 5)
-    assert usable_cores() == 5
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert usable_cores() == 1
+    threads, executor = torch.get_num_threads(), None if own else ThreadPoolExecutor(1)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, [float(i) for i in range(40)], executor=executor)
+    release.set()
+    assert torch.get_num_threads() == threads
+    if executor:
+        executor.shutdown()
+    for thread in workers() - before:  # what had begun ends by itself
+        thread.join(60)
+    assert 0.0 in started and len(started) <= (cores() if own else 1) + 1  # one that was on its way
 
 
-def test_the_bar_is_wiped_and_can_be_left_out(monkeypatch):
-    bars = []
-    module = sys.modules["lrtut.sweep"]
-    monkeypatch.setattr(module, "tqdm", lambda runs, *args, **kwargs: bars.append((args, kwargs)) or runs)
-    sweep(square, [0.1, 0.2])
-    sweep(square, [0.1], progress=False)
-    kept = {"unit": "run", "delay": 2, "leave": False}
-    assert bars == [(("sweep", 2), kept | {"disable": False}), (("sweep", 1), kept | {"disable": True})]
+def workers():
+    return {thread for thread in threading.enumerate() if not thread.daemon}
 
 
-def test_a_failed_run_alone_is_no_reason_to_speak_of_random_numbers():
-    def fails_once(lr, seed):
-        if seed:
-            raise ArithmeticError
-        return lr
-
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        sweep(fails_once, [0.1], seeds=(0, 1))
-    assert [w.filename for w in said] == [__file__]  # one warning, at the caller's line
-    assert str(said[0].message).startswith("1 of 2 runs failed")
+def cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def test_the_warning_of_random_numbers_points_at_the_caller():
-    with pytest.warns(RuntimeWarning, match="drew random") as said:
-        sweep(lambda lr, seed: torch.rand(1), [0.1])
-    assert said[0].filename == __file__
-
-
-def test_a_run_is_a_record_that_stays_as_it_is():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        sweep(square, [0.1])[0].result = 3
-
-
-class Inline(Executor):
-    """Runs what it is given at once, in the caller's thread; then changes the number of threads, as a worker might."""
-
-    def submit(self, fn, *args):
-        future = Future()
-        future.set_result(fn(*args))
-        torch.set_num_threads(2)
-        return future
-
-
-def test_the_callers_torch_threads_are_put_back_whatever_the_workers_did():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        assert [r.result for r in sweep(lambda lr, seed: torch.get_num_threads(), [0.1], executor=Inline())] == [1]
-        assert torch.get_num_threads() == 3
-        _call(square, 0.1, 0)  # a worker's own are put back as well: an executor that is left open has other work
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_after_an_interrupt_nothing_is_waited_for(ctrl_c):
-    release = threading.Event()
+def test_as_many_runs_at_once_as_there_are_cores():
+    at_once = threading.Barrier(cores())
 
     def run(lr, seed):
-        if lr == 0.0:
-            time.sleep(0.3)
-            os.kill(os.getpid(), signal.SIGINT)
-        release.wait(20)
+        at_once.wait(60)
+        return threading.current_thread()
 
-    began = time.monotonic()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            sweep(run, [float(i) for i in range(20)])
-        assert time.monotonic() - began < 10
-    finally:
-        release.set()
+    assert len({r.result for r in sweep(run, [0.1], seeds=range(2 * cores()))}) == cores()
 
 
-def test_threads_end_with_the_sweep():
+def test_the_workers_end_with_the_sweep():
+    before = workers()
     sweep(square, [0.1, 0.2])
-    end = time.monotonic() + 10
-    while any(thread.name.startswith("lrtut-sweep") for thread in threading.enumerate()):
-        assert time.monotonic() < end, "a worker is still waiting for work"
-        time.sleep(0.01)
+    for thread in workers() - before:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
-def test_as_many_threads_as_cores_but_no_more_than_runs(monkeypatch):
-    module = sys.modules["lrtut.sweep"]
-    made = []
-
-    class Spy(ThreadPoolExecutor):
-        def __init__(self, workers, *args):
-            made.append(workers)
-            super().__init__(workers, *args)
-
-    monkeypatch.setattr(module, "ThreadPoolExecutor", Spy)
-    monkeypatch.setattr(module, "usable_cores", lambda: 3)
-    sweep(square, [0.1, 0.2])
-    sweep(square, [0.1, 0.2], seeds=(0, 1))
-    assert made == [2, 3]
+@pytest.mark.parametrize("tick, progress, shown", [(2.0, True, True), (0.0, True, False), (2.0, False, False)])
+def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(tick, progress, shown, monkeypatch, capsys):
+    bars(monkeypatch, tick)
+    sweep(square, [0.1, 0.2, 0.3], progress=progress)
+    said = capsys.readouterr().err
+    assert ("/3 " in said) == shown and not said.rsplit("\r", 1)[-1].strip()

@@ -1,120 +1,121 @@
+"""`train` takes the steps of a plain loop and records what it saw; `evaluate` is the mean over samples."""
+
 import copy
 import math
 import signal
-import sys
 
+import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
+from nbclient import NotebookClient
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
+from toy import bars, network, pairs, samples, sgd
 
-from lrtut import Digits, History, batches, evaluate, train, training
-
-
-def problem(n=40, seed=0):
-    """Four features, three classes that a linear model can tell apart, in batches of ten."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, 4, generator=generator)
-    y = (x @ torch.randn(4, 3, generator=generator)).argmax(1)
-    return x, y
-
-
-def linear(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    model = nn.Linear(4, 3)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator))
-    return model
+from lrtut import Digits, History, batches, evaluate, lr_range_test, train
 
 
 def setting(lr=0.1, **kwargs):
-    x, y = problem()
-    model = linear()
-    return (
-        model,
-        torch.optim.SGD(model.parameters(), lr=lr, **kwargs),
-        [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)],
-    )
+    model = network()
+    return model, sgd(model, lr, **kwargs), pairs(40)
 
 
-def flat(model):
+def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def bare(model, optimizer, data, epochs):
+def by_hand(steps):
+    """The losses of a plain loop of so many steps, and the weights after it."""
+    model, optimizer, data = setting(momentum=0.9)
     losses = []
-    for _ in range(epochs):
-        for x, y in data:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-    return losses
+    for x, y in (data * steps)[:steps]:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, weights(model)
 
 
 def test_takes_the_steps_of_a_bare_loop():
     model, optimizer, data = setting(momentum=0.9)
-    expected = bare(model, optimizer, data, 3)
-    other, optimizer, data = setting(momentum=0.9)
-    history = train(other, optimizer, data, epochs=3)
-    assert history.loss == expected and torch.equal(flat(model), flat(other))
-    assert history.lrs == [[0.1]] * 12 and history.lr == [0.1] * 12
-    assert history.steps_per_epoch == 4 and not history.diverged and history.val_loss == []
+    history = train(model, optimizer, data, epochs=3)
+    losses, expected = by_hand(12)
+    assert history == History(losses, [[0.1]] * 12, steps_per_epoch=4) and history.lr == [0.1] * 12
+    assert torch.equal(weights(model), expected)
 
 
-def digits(n=70):
+def test_trains_in_train_mode_and_validates_in_eval_mode():
+    modes = []
+
+    class Spy(nn.Dropout):
+        def forward(self, x):
+            modes.append(self.training)
+            return super().forward(x)
+
+    model = network(Spy()).eval()
+    train(model, sgd(model), pairs(20), epochs=2, val=pairs(10))
+    assert modes == [True, True, False] * 2
+
+
+def images(n):
     x = torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     y = torch.arange(n) % 10
     return Digits(x, y, x[:20], y[:20], x[:5], y[:5], name="digits")
 
 
-def test_digits_are_shuffled_by_seed_and_lose_an_incomplete_batch():
-    data = digits()
-
-    def losses(seed, **kwargs):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-        nn.init.zeros_(model[1].weight)
-        nn.init.zeros_(model[1].bias)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        return train(model, optimizer, data, epochs=2, seed=seed, **kwargs)
-
-    h = losses(0, batch_size=32)
-    assert h.steps_per_epoch == 2 and len(h.loss) == 4  # 70 = 2 · 32 + 6
-    assert len(h.val_loss) == len(h.val_accuracy) == 2
-    assert h.loss == losses(0, batch_size=32).loss != losses(1, batch_size=32).loss
-    assert losses(0, batch_size=100).steps_per_epoch == 1  # fewer images than a batch: they are kept
+def train_on_images(n, **kwargs):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+    nn.init.zeros_(model[1].weight), nn.init.zeros_(model[1].bias)
+    sizes = []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])) if module.training else None)
+    history = train(model, sgd(model, 0.01), images(n), **{"epochs": 2} | kwargs)
+    return model, history, sizes
 
 
-def test_rates_are_recorded_as_the_step_used_them_for_every_group():
-    x, y = problem()
-    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
-    groups = [{"params": model[0].parameters(), "lr": 0.1}, {"params": model[1].parameters(), "lr": 0.01}]
+def test_images_are_shuffled_by_seed_and_validated_and_lose_an_incomplete_batch():
+    model, history, sizes = train_on_images(70, batch_size=32)
+    assert history.steps_per_epoch == 2 and sizes == [32] * 4
+    data = images(70)
+    validated = evaluate(model, batches(data.x_val, data.y_val, shuffle=False))
+    assert (history.val_loss[1], history.val_accuracy[1]) == validated and len(history.val_loss) == 2
+    assert history.loss == train_on_images(70, batch_size=32)[1].loss
+    assert history.loss != train_on_images(70, batch_size=32, seed=1)[1].loss
+    assert train_on_images(260, epochs=1)[2] == [128, 128]
+    assert train_on_images(70, epochs=1)[2] == [70]  # fewer than a batch: they are kept
+    model, history, _ = train_on_images(70, epochs=1, val=(other := batches(data.x_test, data.y_test, shuffle=False)))
+    assert (history.val_loss[0], history.val_accuracy[0]) == evaluate(model, other)
+
+
+def test_a_dataloader_will_do():
+    model = network()
+    loader = DataLoader(TensorDataset(*samples(40)), batch_size=16)
+    assert len(train(model, sgd(model), loader, epochs=2).loss) == 6
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize("when, factors", [("batch", [1, 0.5, 0.25, 0.125]), ("epoch", [1, 1, 0.5, 0.5])])
+def test_rates_of_every_group_are_recorded_as_the_step_used_them(when, factors, tensor):
+    model = network()
+    rate = torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
+    groups = [{"params": model[0].parameters(), "lr": rate}, {"params": model[2].parameters(), "lr": 0.01}]
     optimizer = torch.optim.SGD(groups)
-    data = [(x[:20], y[:20]), (x[20:], y[20:])]
-    history = train(model, optimizer, data, epochs=2, scheduler=StepLR(optimizer, 1, gamma=0.5), scheduler_step="batch")
-    assert history.lrs == [[0.1, 0.01], [0.05, 0.005], [0.025, 0.0025], [0.0125, 0.00125]]
+    scheduler = StepLR(optimizer, 1, gamma=0.5)
+    history = train(model, optimizer, pairs(20), epochs=2, scheduler=scheduler, scheduler_step=when)
+    assert history.lrs == [[0.1 * factor, 0.01 * factor] for factor in factors]
+    assert all(type(rate) is float for rates in history.lrs for rate in rates)
 
 
-def test_scheduler_is_stepped_after_each_epoch_by_default():
+def test_a_scheduler_is_stepped_once_an_epoch_unless_told_otherwise():
     model, optimizer, data = setting()
-    history = train(model, optimizer, data, epochs=3, scheduler=ExponentialLR(optimizer, 0.1))
-    assert history.lr == pytest.approx([0.1] * 4 + [0.01] * 4 + [0.001] * 4)
-
-
-def test_tensor_rate_is_recorded_as_a_number():
-    model, _, data = setting()
-    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.1, dtype=torch.float64))
-    history = train(model, optimizer, data, epochs=2, scheduler=ExponentialLR(optimizer, 0.5))
-    assert history.lr == pytest.approx([0.1] * 4 + [0.05] * 4)
+    history = train(model, optimizer, data, epochs=2, scheduler=ExponentialLR(optimizer, 0.1))
+    assert history.lr == pytest.approx([0.1] * 4 + [0.01] * 4)
 
 
 def test_plateau_is_given_the_validation_loss():
-    model, optimizer, data = setting(lr=0.0)
-    optimizer.param_groups[0]["lr"] = 0.4
+    model, optimizer, data = setting()
     seen = []
 
     class Spy(ReduceLROnPlateau):
@@ -133,144 +134,128 @@ def test_log_line(capsys):
     assert lines == [f"Train Epoch: 1 batch-{i}  Loss: {history.loss[i - 1]:.6f}  Learning Rate: 0.001" for i in (2, 4)]
 
 
-def test_divergence_ends_the_run_and_is_no_error():
-    x, y = problem()
-    model = linear()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
-    data = [(x[i : i + 10], y[i : i + 10]) for i in range(0, 40, 10)]
-    square = lambda out, target: (out**2).mean()  # noqa: E731  a loss that squares what it is given overflows soon
-    history = train(model, optimizer, data, epochs=5, loss_fn=square, val=data)
-    assert history.diverged and len(history.loss) <= 4  # at the end of the first epoch
-    assert all(map(math.isfinite, history.loss[:-1])) and not math.isfinite(history.loss[-1])
-    assert len(history.lrs) == len(history.loss) and history.val_loss == []
+def square(outputs, targets):
+    return (outputs**2).mean()  # overflows soon
 
 
-def test_a_bar_is_done_where_divergence_ends_the_run(monkeypatch):
-    """tqdm leaves a bar that is not done standing in red, as if something had failed."""
-    closed = []
-
-    class Bar(training.tqdm):
-        def close(self):
-            closed.append((self.n, self.total))
-            super().close()
-
-    monkeypatch.setattr(training, "tqdm", Bar)
+def test_divergence_ends_the_run_after_its_epoch_and_is_no_error():
     model, optimizer, data = setting(lr=1e30)
-    history = train(model, optimizer, data, epochs=5, loss_fn=lambda out, target: (out**2).mean())
-    assert history.diverged and closed[0] == (len(data), len(data))  # divergence is seen at the end of an epoch
+    history = train(model, optimizer, data, epochs=5, loss_fn=square, val=data)
+    assert history.diverged and 1 < len(history.loss) <= 4 and history.val_loss == []
+    assert all(map(math.isfinite, history.loss[:-1])) and not math.isfinite(history.loss[-1])
+    assert len(history.lrs) == len(history.loss)
 
 
-def test_a_last_step_that_blows_up_is_divergence():
+def test_a_last_step_that_blows_up_shows_in_the_validation_loss_alone():
     def run(epochs, val):
-        x, y = problem()
-        model = linear()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e38)
-        return train(model, optimizer, [(x, y)], epochs=epochs, val=[(x, y)] if val else None)
+        model, optimizer, data = setting(lr=1e38)
+        return train(model, optimizer, data[:1], epochs=epochs, val=data[:1] if val else None)
 
     blown = run(1, val=True)
     assert blown.diverged and math.isfinite(blown.loss[0]) and not math.isfinite(blown.val_loss[0])
-    assert not run(1, val=False).diverged  # nothing has seen it
-    assert len(run(3, val=True).loss) == 2 and run(3, val=True).diverged
+    assert not run(1, val=False).diverged
+    assert len(run(3, val=True).loss) == 2
 
 
-def test_zero_rate_is_no_error():
-    model, optimizer, data = setting(lr=0.0)
-    before = flat(model)
-    train(model, optimizer, data, epochs=1)
-    assert torch.equal(before, flat(model))
-
-
-def test_export():
-    model, optimizer, data = setting()
-    history = train(model, optimizer, data, epochs=2, val=data)
+def test_history_as_rows():
+    history = History([8.0, 7.0, 6.0, 5.0], [[0.1]] * 4, [0.4, 0.3], [0.6, 0.7], steps_per_epoch=2)
+    row = {"step": 3, "epoch": 2, "loss": 5.0, "lr": [0.1], "val_loss": 0.3, "val_accuracy": 0.7}
     rows = history.to_dicts()
-    assert len(rows) == 8 and [r["epoch"] for r in rows] == [1] * 4 + [2] * 4
-    assert rows[2] == {"step": 2, "epoch": 1, "loss": history.loss[2], "lr": [0.1]}
-    assert [i for i, r in enumerate(rows) if "val_loss" in r] == [3, 7]
-    assert rows[7]["val_loss"] == history.val_loss[1] and rows[3]["val_accuracy"] == history.val_accuracy[0]
-    four = History([1.0] * 8, [[0.1]] * 8, [0.4, 0.3, 0.2, 0.1], [0.6, 0.7, 0.8, 0.9], 2, False).to_dicts()
-    assert [row["val_loss"] for row in four[1::2]] == [0.4, 0.3, 0.2, 0.1]
-    assert [row["val_accuracy"] for row in four[1::2]] == [0.6, 0.7, 0.8, 0.9]
+    assert rows[3] == row and rows[1]["val_loss"] == 0.4 and [r["epoch"] for r in rows] == [1, 1, 2, 2]
+    assert "val_loss" not in rows[0] and "val_loss" not in rows[2]
+    assert History().to_dicts() == []
 
 
-def test_accuracy_is_counted_where_there_is_a_class_for_each_output():
-    model, _, ((x, _), *_) = setting()
-    _, accuracy = evaluate(model, [(x, torch.tensor(1))], lambda outputs, target: outputs.mean())
-    assert math.isnan(accuracy)
+@pytest.mark.parametrize("use", [train, lr_range_test])
+def test_batches_are_moved_to_where_the_model_is(use):
+    model, places = network().to("meta"), set()  # a device that has shapes and no numbers
+    scale = nn.Parameter(torch.ones(()))
+
+    def loss_fn(outputs, targets):
+        places.update({outputs.device.type, targets.device.type})
+        return scale**2
+
+    epochs = {"epochs": 1} if use is train else {}
+    use(model, torch.optim.SGD([scale], lr=0.1), pairs(), loss_fn=loss_fn, **epochs)
+    assert places == {"meta"}
 
 
-def test_a_word_need_not_be_the_very_object():
+@pytest.mark.parametrize("tick, progress, shown", [(0.5, True, True), (0.0, True, False), (0.5, False, False)])
+def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(tick, progress, shown, monkeypatch, capsys):
     model, optimizer, data = setting()
-    scheduler = OneCycleLR(optimizer, 0.1, total_steps=8)
-    history = train(model, optimizer, data, epochs=2, scheduler=scheduler, scheduler_step="".join(["ba", "tch"]))
-    assert len(set(history.lr)) == 8
+    bars(monkeypatch, tick)
+    train(model, optimizer, data, epochs=5, progress=progress)
+    said = capsys.readouterr().err
+    assert ("train:" in said and "/20 " in said) == shown and (shown or said == "")
+    assert not said.rsplit("\r", 1)[-1].strip()  # wiped
 
 
-def test_a_dataloader_will_do():
-    x, y = problem()
-    model = linear()
-    loader = DataLoader(TensorDataset(x, y), batch_size=16)
-    assert len(train(model, torch.optim.SGD(model.parameters(), lr=0.1), loader, epochs=2).loss) == 6
+def test_a_bar_is_done_where_divergence_ends_the_run(monkeypatch):
+    """In a notebook, tqdm leaves a bar that is not done standing in red, as if something had failed."""
+    closed = bars(monkeypatch, 0.5)
+    model, optimizer, data = setting(lr=1e30)
+    assert train(model, optimizer, data, epochs=5, loss_fn=square).diverged
+    assert closed[0] == (4, 4)
 
 
-@pytest.mark.parametrize("step", [0, 5])
-def test_interrupt_waits_for_the_step_and_keeps_the_record(step, ctrl_c):
-    model, optimizer, data = setting(momentum=0.9)
+# --- interrupts ---------------------------------------------------------------------------------------------------
+
+
+def ctrl_c_at(call, then=lambda: None):
+    """A loss function during whose `call`-th call Ctrl-C is pressed."""
     calls = []
 
-    def loss_fn(out, target):
+    def loss_fn(outputs, targets):
         calls.append(1)
-        if len(calls) == step + 1:
-            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step
-        return F.cross_entropy(out, target)
+        if len(calls) == call:
+            signal.raise_signal(signal.SIGINT)
+            then()
+        return F.cross_entropy(outputs, targets)
 
+    return loss_fn
+
+
+@pytest.mark.parametrize("step", [1, 6])
+def test_interrupt_waits_for_the_step_and_keeps_the_record(step, ctrl_c):
+    model, optimizer, data = setting(momentum=0.9)
     with pytest.raises(KeyboardInterrupt) as stop:
-        train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
+        train(model, optimizer, data, epochs=3, loss_fn=ctrl_c_at(step))
+    losses, expected = by_hand(step)
+    assert stop.value.history == History(losses, [[0.1]] * step, steps_per_epoch=4)
+    assert torch.equal(weights(model), expected)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    twin, optimizer, data = setting(momentum=0.9)
-    expected = bare(twin, optimizer, (data * 3)[: step + 1], 1)
-    assert stop.value.history.loss == expected and len(stop.value.history.lrs) == step + 1
-    assert torch.equal(flat(model), flat(twin))  # the step in hand is whole
+    (note,) = stop.value.__notes__
+    assert f"{step} steps were recorded" in note and "sys.last_value.history" in note
 
 
 def test_interrupt_that_ends_the_step_in_an_error_is_an_interrupt(ctrl_c):
+    """The workers of a DataLoader hear Ctrl-C too, and the main process then hears of their death."""
     model, optimizer, data = setting()
-    calls = []
-
-    def loss_fn(out, target):
-        calls.append(1)
-        if len(calls) == 6:
-            signal.raise_signal(signal.SIGINT)
-            raise error
-        return F.cross_entropy(out, target)
-
     error = RuntimeError("a worker exited unexpectedly")
+
+    def die():
+        raise error
+
     with pytest.raises(KeyboardInterrupt) as stop:
-        train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
+        train(model, optimizer, data, epochs=3, loss_fn=ctrl_c_at(6, then=die))
     assert stop.value.__cause__ is error and len(stop.value.history.loss) == len(stop.value.history.lrs) == 5
-    assert stop.value.__notes__ == ["5 steps were recorded: sys.last_value.history"]
 
 
 def test_an_error_without_an_interrupt_is_raised_as_it_is(ctrl_c):
     model, optimizer, data = setting()
     error = RuntimeError("spilt coffee")
 
-    def loss_fn(out, target):
+    def loss_fn(outputs, targets):
         raise error
 
     with pytest.raises(RuntimeError) as caught:
         train(model, optimizer, data, epochs=3, loss_fn=loss_fn)
-    assert caught.value is error
+    assert caught.value is error and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_second_interrupt_does_not_wait(ctrl_c):
     model, optimizer, data = setting()
-
-    def stuck(out, target):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("not reached")
-
+    stuck = ctrl_c_at(1, then=lambda: signal.raise_signal(signal.SIGINT) or pytest.fail("it waited"))
     with pytest.raises(KeyboardInterrupt) as stop:
         train(model, optimizer, data, epochs=1, loss_fn=stuck)
     assert stop.value.history.loss == []
@@ -281,187 +266,168 @@ def test_interrupt_between_epochs_comes_when_the_epoch_is_whole(ctrl_c):
     scheduler = LambdaLR(optimizer, lambda epoch: 1.0 if epoch == 0 else signal.raise_signal(signal.SIGINT) or 0.5)
     with pytest.raises(KeyboardInterrupt) as stop:
         train(model, optimizer, data, epochs=3, scheduler=scheduler, val=data)
-    history = stop.value.history
-    assert len(history.loss) == 4 and len(history.val_loss) == 1 and scheduler.get_last_lr() == [0.05]
-    assert stop.value.__notes__ == ["4 steps were recorded: sys.last_value.history"]
+    assert len(stop.value.history.loss) == 4 and len(stop.value.history.val_loss) == 1
+    assert scheduler.get_last_lr() == [0.05]
 
 
 def test_somebody_elses_handling_of_ctrl_c_is_left_alone(ctrl_c):
     heard = []
-    signal.signal(signal.SIGINT, lambda signum, frame: heard.append(signum))
-    mine = signal.getsignal(signal.SIGINT)
+    mine = lambda signum, frame: heard.append(signum)  # noqa: E731
+    signal.signal(signal.SIGINT, mine)
     model, optimizer, data = setting()
-    history = train(model, optimizer, data, epochs=1, loss_fn=lambda *a: signal.raise_signal(2) or F.cross_entropy(*a))
-    assert heard == [signal.SIGINT] * 4 and len(history.loss) == 4 and signal.getsignal(signal.SIGINT) is mine
+    history = train(model, optimizer, data, epochs=1, loss_fn=ctrl_c_at(2))
+    assert heard == [signal.SIGINT] and len(history.loss) == 4 and signal.getsignal(signal.SIGINT) is mine
 
 
-def test_a_history_of_nothing_is_empty():
-    assert History() == History([], [], [], [], 0, False) and History().to_dicts() == []
+IN_A_KERNEL = """
+import signal, sys, torch, lrtut
+import torch.nn.functional as F
+
+def problem():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    data = [(torch.randn(10, 4), torch.arange(10) % 3) for _ in range(4)]
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), data
+
+def interrupted(outputs, targets):
+    interrupted.calls += 1
+    if interrupted.calls == 7:
+        signal.raise_signal(signal.SIGINT)
+    return F.cross_entropy(outputs, targets)
+
+interrupted.calls = 0
+model, optimizer, data = problem()
+----
+lrtut.train(model, optimizer, data, epochs=5, loss_fn=interrupted)
+----
+history, (twin, its_optimizer, _) = sys.last_value.history, problem()
+its = lrtut.train(twin, its_optimizer, (data * 2)[:7], epochs=1)
+print(history.loss == its.loss, torch.equal(model.weight, twin.weight))
+before, interrupted.calls = model.weight.clone(), 0
+----
+lrtut.lr_range_test(model, optimizer, data, interrupted)
+----
+print(torch.equal(model.weight, before), len(lrtut.train(model, optimizer, data, epochs=1).loss))
+"""
 
 
-def test_batches_of_128_unless_told_otherwise():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
-    sizes = []
-    model.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)) if module.training else None)
-    train(model, optimizer, digits(260), epochs=1)
-    assert sizes == [128, 128]
+def test_jupyters_interrupt_keeps_the_record_and_the_next_cell_runs():
+    cells = [nbformat.v4.new_code_cell(source) for source in IN_A_KERNEL.split("----\n")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(
+        notebook, kernel_name="python3", timeout=300, allow_errors=True, shutdown_kernel="immediate"
+    ).execute()
+    said = [o.ename if o.output_type == "error" else o.text for cell in cells for o in cell.outputs]
+    assert said == ["KeyboardInterrupt", "True True\n", "KeyboardInterrupt", "True 4\n"]
 
 
-def test_the_bar_counts_steps_and_can_be_left_out(monkeypatch):
-    made = []
-
-    class Spy(sys.modules["lrtut.training"].tqdm):
-        def __init__(self, **kwargs):
-            made.append((kwargs, self))
-            super().__init__(**kwargs)
-
-        def update(self, n=1):
-            self.counted = getattr(self, "counted", 0) + n
-            return super().update(n)
-
-    monkeypatch.setattr("lrtut.training.tqdm", Spy)
-    for progress in (True, False):
-        model, optimizer, data = setting()
-        train(model, optimizer, data, epochs=3, progress=progress)
-        kwargs, bar = made.pop()
-        kept = {"desc": "train", "unit": "step", "delay": 2, "leave": False}
-        assert kwargs == kept | {"total": 12, "disable": not progress} and bar.counted == 12
+# --- misuse -------------------------------------------------------------------------------------------------------
 
 
-def test_digits_may_come_with_other_validation_batches():
-    data = digits()
-    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    other = batches(data.x_test, data.y_test, shuffle=False)
-    history = train(model, torch.optim.SGD(model.parameters(), lr=0.001), data, epochs=1, val=other)
-    assert (history.val_loss[0], history.val_accuracy[0]) == evaluate(model, other)
+def of_another(optimizer):
+    return StepLR(sgd(network()), 1)
 
 
-# --- misuse ---------------------------------------------------------------------------------------------------------
+def one_cycle(steps, done=0):
+    def make(optimizer):
+        cycle = OneCycleLR(optimizer, 0.1, total_steps=steps)
+        for _ in range(done):
+            optimizer.step()
+            cycle.step()
+        return cycle
+
+    return make
 
 
-def test_scheduler_of_another_optimizer():
-    model, optimizer, data = setting()
-    other = torch.optim.SGD(linear().parameters(), lr=0.1)
-    with pytest.raises(ValueError, match="StepLR belongs to another optimizer"):
-        train(model, optimizer, data, epochs=1, scheduler=StepLR(other, 1))
+def rate(value):
+    return lambda optimizer: LambdaLR(optimizer, lambda step: value * 10)
 
 
-def test_one_cycle_that_does_not_match():
+MISUSES = {
+    "another optimizer's scheduler": ({"scheduler": of_another}, "StepLR belongs to another optimizer"),
+    "too short a cycle": (
+        {"scheduler": one_cycle(7), "scheduler_step": "batch"},
+        "7 steps left, but will be stepped 8 times, once a batch.*total_steps=8",
+    ),
+    "a cycle stepped by epoch": ({"scheduler": one_cycle(8)}, "8 steps left, .* 2 times.*scheduler_step='batch'"),
+    "a cycle used up": ({"scheduler": one_cycle(8, 8), "scheduler_step": "batch"}, "0 steps left"),
+    "plateau without validation": ({"scheduler": ReduceLROnPlateau}, "give val="),
+    "plateau by batch": (
+        {"scheduler": ReduceLROnPlateau, "scheduler_step": "batch", "val": pairs(10)},
+        "scheduler_step='epoch'",
+    ),
+    "another word": ({"scheduler_step": "step"}, "scheduler_step='step'"),
+    **{f"epochs={n}": ({"epochs": n}, f"epochs={n}: .*whole number of at least 1") for n in (0, -1, 1.5, True, None)},
+    **{f"rate {lr}": ({"scheduler": rate(lr)}, f"learning rate {lr} in parameter group 0") for lr in (-1.0, math.nan)},
+    "an infinite rate": ({"scheduler": rate(math.inf)}, "learning rate inf in parameter group 0"),
+    "no batch": ({"data": []}, "no batch to train on"),
+    "val that is used up": ({"val": iter(pairs(10))}, "val is a list_iterator, used up after the first epoch"),
+}
+
+
+@pytest.mark.parametrize("kwargs, words", MISUSES.values(), ids=MISUSES)
+def test_misuse_is_refused_before_the_first_step(kwargs, words):
     model, optimizer, data = setting(momentum=0.9)
-    short = OneCycleLR(optimizer, 0.1, total_steps=7)
-    with pytest.raises(ValueError, match="7 steps left, but will be stepped 8 times, once a batch.*total_steps=8"):
-        train(model, optimizer, data, epochs=2, scheduler=short, scheduler_step="batch")
-    right = OneCycleLR(optimizer, 0.1, total_steps=8)
-    with pytest.raises(ValueError, match="8 steps left, but will be stepped 2 times.*scheduler_step='batch'"):
-        train(model, optimizer, data, epochs=2, scheduler=right)
-    assert len(train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch").lr) == 8
-    with pytest.raises(ValueError, match="0 steps left"):  # used up
-        train(model, optimizer, data, epochs=2, scheduler=right, scheduler_step="batch")
+    kwargs = {"data": data, "epochs": 2} | kwargs
+    if "scheduler" in kwargs:
+        kwargs["scheduler"] = kwargs["scheduler"](optimizer)
+    before = weights(model)
+    with pytest.raises(ValueError, match=words):
+        train(model, optimizer, kwargs.pop("data"), **kwargs)
+    assert torch.equal(before, weights(model))
 
 
-def test_one_cycle_goes_on_where_it_was():
-    model, optimizer, data = setting(momentum=0.9)
-    cycle = OneCycleLR(optimizer, 0.1, total_steps=8)
-    for _ in range(4):
-        optimizer.step()
-        cycle.step()
-    assert len(train(model, optimizer, data, epochs=1, scheduler=cycle, scheduler_step="batch").lr) == 4
-    cycle = OneCycleLR(optimizer, 0.1, total_steps=300)  # a number that Python does not keep one object for
-    with pytest.raises(ValueError, match="300 steps left, but will be stepped 75 times.*scheduler_step='batch'"):
-        train(model, optimizer, data, epochs=75, scheduler=cycle)
-
-
-def test_plateau_without_validation():
+def test_data_without_a_length_are_refused():
     model, optimizer, data = setting()
-    plateau = ReduceLROnPlateau(optimizer)
-    with pytest.raises(ValueError, match="give val="):
-        train(model, optimizer, data, epochs=1, scheduler=plateau)
-    with pytest.raises(ValueError, match="scheduler_step='epoch'"):
-        train(model, optimizer, data, epochs=1, scheduler=plateau, scheduler_step="batch", val=data)
-
-
-def test_scheduler_step_is_one_of_two_words():
-    model, optimizer, data = setting()
-    with pytest.raises(ValueError, match="scheduler_step='step'"):
-        train(model, optimizer, data, epochs=1, scheduler_step="step")
-
-
-@pytest.mark.parametrize("epochs", [0, -1, 1.5, True, None])
-def test_epochs_that_are_none(epochs):
-    model, optimizer, data = setting()
-    with pytest.raises(ValueError, match=f"epochs={epochs}: give a whole number of at least 1"):
-        train(model, optimizer, data, epochs=epochs)
-
-
-def test_validation_batches_that_can_be_passed_over_once():
-    model, optimizer, data = setting()
-    before = flat(model)
-    with pytest.raises(ValueError, match="val is a generator, used up after the first epoch"):
-        train(model, optimizer, data, epochs=2, val=(b for b in data))
-    assert torch.equal(before, flat(model))
-    assert len(train(model, optimizer, data, epochs=1, val=(b for b in data)).val_loss) == 1
-
-
-def test_no_batches():
-    model, optimizer, _ = setting()
-    with pytest.raises(ValueError, match="no batch to train on"):
-        train(model, optimizer, [], epochs=1)
     with pytest.raises(TypeError, match="generator has no length"):
-        train(model, optimizer, (b for b in []), epochs=1)
+        train(model, optimizer, (b for b in data), epochs=1)
 
 
-@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
-def test_rate_that_is_none(rate):
-    model, optimizer, data = setting()
-    before = flat(model)
-    with pytest.raises(ValueError, match=f"learning rate {rate} in parameter group 0"):
-        train(model, optimizer, data, epochs=1, scheduler=LambdaLR(optimizer, lambda step: rate * 10))
-    assert torch.equal(before, flat(model))
+def test_what_looks_like_misuse_and_is_none():
+    model, optimizer, data = setting(momentum=0.9)
+    cycle = one_cycle(8, done=4)(optimizer)  # goes on where it was
+    assert len(train(model, optimizer, data, epochs=1, scheduler=cycle, scheduler_step="batch").loss) == 4
+    assert len(train(model, optimizer, data, epochs=1, val=iter(data)).val_loss) == 1
+    model, optimizer, data = setting(lr=0.0)
+    before = weights(model)
+    train(model, optimizer, data, epochs=1)
+    assert torch.equal(before, weights(model))
 
 
-def test_integer_inputs():
-    model, optimizer, data = setting()
-    whole = [(x.to(torch.uint8), y) for x, y in data]
-    with pytest.raises(TypeError, match="inputs are torch.uint8.*lrtut.batches"):
-        train(model, optimizer, whole, epochs=1)
-    with pytest.raises(TypeError, match="inputs are torch.uint8"):
-        evaluate(model, whole)
-    words = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 3))  # takes integers by right
-    tokens = [(torch.zeros(2, 2, dtype=torch.long), torch.zeros(2, dtype=torch.long))]
-    assert len(train(words, torch.optim.SGD(words.parameters(), lr=0.1), tokens, epochs=1).loss) == 1
-
-
-# --- evaluate -------------------------------------------------------------------------------------------------------
+# --- evaluate -----------------------------------------------------------------------------------------------------
 
 
 def test_evaluate_is_the_mean_over_samples_whatever_the_batches():
-    x, y = problem()
-    model = linear()
+    x, y = samples(40)
+    model = network()
     loss, accuracy = evaluate(model, batches(x, y, 7, shuffle=False))  # the last batch has 5
     assert loss == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-5)
     assert accuracy == pytest.approx((model(x).argmax(1) == y).float().mean().item())
 
 
-def test_evaluate_puts_each_modules_mode_back():
+def test_evaluate_changes_nothing():
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.Linear(4, 3))
     model[2].eval()
     modes = [m.training for m in model.modules()]
     before = copy.deepcopy(model.state_dict())
-    x, y = problem()
-    assert evaluate(model, [(x, y)]) == evaluate(model, [(x, y)])  # dropout is off
-    assert [m.training for m in model.modules()] == modes
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-def test_evaluate_without_classes_and_without_batches():
-    model = nn.Linear(4, 1)
-    x, _ = problem()
-    loss, accuracy = evaluate(model, [(x, x[:, :1])], F.mse_loss)
-    assert math.isfinite(loss) and math.isnan(accuracy)
-    numbers = (x, torch.zeros(len(x)))  # as many targets as outputs, but no classes
-    assert math.isnan(evaluate(model, [numbers], lambda out, y: F.mse_loss(out[:, 0], y))[1])
-    several = (x, torch.zeros(len(x), 1, dtype=torch.long))
-    assert math.isnan(evaluate(model, [several], lambda out, y: F.mse_loss(out, y.float()))[1])
+    assert evaluate(model, [samples()]) == evaluate(model, [samples()])  # dropout is off
     with pytest.raises(ValueError, match="no batch"):
         evaluate(model, [])
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+NO_CLASSES = {
+    "columns": (lambda n: torch.zeros(n, 3), F.mse_loss),
+    "numbers": (lambda n: torch.zeros(n), lambda out, y: F.mse_loss(out[:, 0], y)),
+    "several a sample": (lambda n: torch.zeros(n, 1, dtype=torch.long), lambda out, y: out.mean()),
+    "one for all": (lambda n: torch.tensor(1), lambda out, y: out.mean()),
+}
+
+
+@pytest.mark.parametrize("targets, loss_fn", NO_CLASSES.values(), ids=NO_CLASSES)
+def test_accuracy_is_nan_where_the_targets_are_no_classes(targets, loss_fn):
+    x, _ = samples()
+    loss, accuracy = evaluate(network(), [(x, targets(len(x)))], loss_fn)
+    assert math.isfinite(loss) and math.isnan(accuracy)

@@ -1,0 +1,244 @@
+"""The rules on known curves: a rate where there is one to see, a refusal that says what was seen where there is none."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lrtut import NoSuggestion, RangeTest
+from lrtut.finder import rules
+from lrtut.finder.rules import LEAST, RULES
+
+GRID = np.geomspace(1e-6, 10, 200)
+
+
+def curve(losses, *, lrs=GRID, divisor=6.0):
+    losses = np.asarray(losses, float)
+    return RangeTest(np.asarray(lrs)[: len(losses), None], losses, divisor)
+
+
+def noisy(losses, sigma, seed=0):
+    return losses * np.exp(sigma * np.random.default_rng(seed).standard_normal(len(losses)))
+
+
+def valley(lrs=GRID, *, low=0.1, fall=1.5, cliff=0.5, depth=2.0, level=2.3):
+    """Flat, falling over about `fall` decades down to `low`, and `cliff` decades further up again, steeply."""
+    place = np.log10(lrs / low)
+    falling = -depth / (1 + np.exp(-(place + fall / 2) * 8 / fall))
+    return level * np.exp(np.minimum(falling + (place > 0) * 4 * (place / cliff) ** 2, 20))
+
+
+def parabola(lrs, low):
+    return np.exp(0.05 * np.log10(lrs / low) ** 2)
+
+
+# --- what is suggested --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("divisor", [3.0, 6.0])
+def test_suggestion_is_the_rate_at_the_minimum_over_the_divisor(divisor):
+    losses = parabola(GRID, 0.02)
+    test = curve(losses, divisor=divisor)
+    assert test.suggestion() == pytest.approx(GRID[losses.argmin()] / divisor, rel=0.1) == test.suggestion("minimum")
+    assert test.max_lr() == pytest.approx(3.3 * test.suggestion())
+
+
+def test_a_linear_grid_gives_the_suggestion_of_an_exponential_one():
+    even, logarithmic = np.linspace(1e-3, 1, 4000), np.geomspace(1e-3, 1, 1000)
+    exponential, linear = curve(valley(logarithmic), lrs=logarithmic), curve(valley(even), lrs=even)
+    assert linear.suggestion() == pytest.approx(exponential.suggestion(), rel=0.03)
+
+
+def test_one_spike_hardly_moves_the_suggestion():
+    losses = noisy(valley(), 0.02)
+    spiked = losses.copy()
+    spiked[150] *= 50
+    assert curve(spiked).suggestion() == pytest.approx(curve(losses).suggestion(), rel=0.3)
+
+
+def test_losses_below_zero_are_fine():
+    test = curve(np.log(noisy(valley(), 0.02)))
+    assert (test.loss < 0).any() and 0.02 < test.suggestion() * test.divisor < 0.3
+
+
+def test_a_curve_that_breaks_at_its_lowest_point_has_a_suggestion():
+    losses = valley()
+    losses[GRID > 0.1] = math.nan
+    assert 0.03 < curve(losses).suggestion() * 4 <= 0.1
+
+
+def test_as_many_points_as_needed_are_enough():
+    lrs = np.geomspace(1e-3, 1.0, LEAST)
+    assert curve(parabola(lrs, 0.1) ** 20, lrs=lrs, divisor=3).suggestion() == pytest.approx(0.1 / 3, rel=0.3)
+
+
+def test_smoothed_loss_is_clipped_and_nan_from_the_first_loss_that_is_not_finite():
+    losses = np.full(200, 2.0)
+    losses[60], losses[120], losses[150] = 1e9, math.inf, math.nan
+    smoothed, clipped = curve(losses).smoothed, curve(np.where(losses == 1e9, 8.0, losses)).smoothed
+    np.testing.assert_array_equal(smoothed, clipped)  # four times the level at the start
+    assert np.isfinite(smoothed[:120]).all() and np.isnan(smoothed[120:]).all() and len(smoothed) == 200
+
+
+def test_smoothing_is_a_gaussian_mean_of_the_logarithm_over_decades():
+    spike = np.ones(len(GRID))
+    spike[100] = math.e
+    weights = np.exp(-0.5 * (np.log10(GRID / GRID[100]) / 0.2) ** 2)
+    smoothed = np.log(rules.smooth(GRID, spike))
+    assert smoothed[70:130] == pytest.approx((weights / weights.sum())[70:130], rel=0.02, abs=1e-6)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+FALLING = 3 - np.log10(GRID / GRID[0]) / 3
+RISING = 0.5 + np.log10(GRID / GRID[0]) ** 2 / 10
+REFUSED = {
+    "NaN at once": ([math.nan], "the loss was nan at the first step"),
+    "infinite throughout": ([math.inf] * 200, "the loss was inf at the first step"),
+    "an early NaN": ([2.3] * 19 + [math.nan], f"19 usable points, 20 .* from {GRID[19]:.3g} on.*smaller start_lr"),
+    "short": (valley()[:12], "12 usable points, 20 are needed"),
+    "empty": ([], "0 usable points"),
+    **{f"flat {y:g}": ([y] * 200, f"stands at {y:.4g} at every rate.*requires_grad") for y in (2.3, 1e-8, 0.0, -5.0)},
+    "flat but for rounding": (1 + 1e-15 * (np.arange(200) % 3), "stands at 1 at every rate"),
+    **{f"rising {s}": (noisy(RISING, s), "only rises between 1e-06 and 10.*smaller start_lr") for s in (0, 0.02, 0.1)},
+    **{f"falling {s}": (noisy(FALLING, s), "still falls at the end .*, at 10.*larger end_lr") for s in (0, 0.02, 0.1)},
+}
+
+
+@pytest.mark.parametrize("losses, words", REFUSED.values(), ids=REFUSED)
+def test_a_curve_without_a_suggestion_says_what_was_seen(losses, words):
+    test = curve(losses)
+    with pytest.raises(NoSuggestion, match=words):
+        test.suggestion()
+    with pytest.raises(NoSuggestion):
+        test.max_lr()
+    assert issubclass(NoSuggestion, ValueError)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_refuses_a_curve_that_breaks_early(rule):
+    with pytest.raises(NoSuggestion, match="19 usable points"):
+        curve([2.3] * 19 + [math.nan]).suggestion(rule)
+
+
+def test_an_unknown_rule_is_named_and_is_no_refusal():
+    with pytest.raises(ValueError, match="rule='best'.*'minimum/10'") as caught:
+        curve(valley()).suggestion("best")
+    assert not isinstance(caught.value, NoSuggestion)
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.3])
+def test_noise_around_a_flat_line_is_refused(sigma):
+    def refused(seed):
+        try:
+            curve(noisy(np.full(200, 2.3), sigma, seed)).suggestion()
+        except NoSuggestion as why:
+            return "fell by less than its noise" in str(why) or "only rises" in str(why)
+
+    assert sum(map(bool, map(refused, range(100)))) >= 95
+
+
+# What the smoothing leaves of noise of 0.1 at each point, by the same Gaussian weights.
+PLACE = np.log10(GRID)
+KERNEL = np.exp(-0.5 * ((PLACE[:, None] - PLACE) / 0.2) ** 2)
+KERNEL /= KERNEL.sum(1, keepdims=True)
+SIGMA = 0.1
+LEFT = SIGMA * np.sqrt((KERNEL**2).sum(1))
+
+
+def smallest(of, accepted):
+    """The smallest height `of` which the rule accepts, in standard deviations of what is left of the noise."""
+    heights = np.linspace(0, 1, 400)
+    height = next(h for h in heights if accepted(np.exp(of(h))))
+    smoothed = KERNEL @ of(height)
+    lowest = smoothed.argmin()
+    return ((smoothed - smoothed[lowest]) / np.hypot(LEFT, LEFT[lowest])), lowest
+
+
+def suggests(**kwargs):
+    def accepted(losses):
+        try:
+            return rules.minimum(GRID, losses, **kwargs)
+        except NoSuggestion:
+            return None
+
+    return accepted
+
+
+def test_a_fall_must_be_four_times_what_is_left_of_the_noise():
+    noise = SIGMA * np.random.default_rng(0).standard_normal(len(GRID))
+    above, lowest = smallest(lambda h: h * np.linspace(1, 0, len(GRID)) + noise, suggests(broke=True))
+    assert above[: lowest + 1].max() == pytest.approx(4, rel=0.15)
+
+
+def test_a_rise_at_the_end_must_be_twice_what_is_left_of_the_noise_unless_the_sweep_broke():
+    noise = SIGMA * np.random.default_rng(1).standard_normal(len(GRID))
+    turn = 3 * len(GRID) // 4
+
+    def losses(height):
+        return np.r_[np.linspace(1.5, 0, turn), np.linspace(0, height, len(GRID) - turn)] + noise
+
+    above, lowest = smallest(losses, suggests())
+    assert above[lowest:].max() == pytest.approx(2, rel=0.2)
+    assert suggests(broke=True)(np.exp(losses(0.0)))
+
+
+# --- the rules of others ------------------------------------------------------------------------------------------
+
+
+def test_trailing_is_the_weighted_mean_of_what_came_before():
+    losses = np.random.default_rng(0).uniform(1, 3, 50)
+    for i, mean in enumerate(rules.trailing(losses)):
+        assert mean == pytest.approx(np.average(losses[: i + 1], weights=0.98 ** np.arange(i, -1, -1)))
+
+
+def test_valley_is_half_way_down_the_longest_fall():
+    lrs = np.geomspace(1e-3, 1.0, 40)
+    assert rules.valley(lrs[:30], np.linspace(3, 1, 30)) == lrs[14]
+    # A rise counts for nothing: the last 20 fall.
+    assert rules.valley(lrs, np.r_[np.linspace(1, 1.01, 20), np.geomspace(0.9, 1e-3, 20)]) == lrs[29]
+
+
+def test_a_tenth_of_the_lowest_point():
+    losses = np.r_[np.linspace(3, 2, 30), np.full(10, 1e6)]  # the trailing average falls up to the thirtieth
+    lrs = np.geomspace(1e-3, 1.0, 40)
+    assert rules.minimum_tenth(lrs, losses) == pytest.approx(lrs[29] / 10)
+
+
+def test_steepest_is_up_to_the_minimum_and_per_decade():
+    lrs = 10.0 ** np.arange(-6, 0)  # so far apart that the smoothing does nothing
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 4.7, 4.3, 3.5, 1.9])) == pytest.approx(0.1)
+    assert rules.steepest(lrs, np.array([5.0, 4.9, 2.0, 1.8, 1.7, 9.0])) == pytest.approx(1e-4)
+
+
+# --- any valley ---------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def valleys(draw):
+    lrs = np.geomspace(1e-6, 10, draw(st.integers(60, 300)))
+    shape = {"fall": st.floats(0.5, 2.5), "cliff": st.floats(0.2, 1), "depth": st.floats(0.1, 3)}
+    shape = {name: draw(values) for name, values in shape.items()}
+    losses = valley(lrs, low=10 ** draw(st.floats(-3.5, 0)), level=draw(st.floats(0.1, 10)), **shape)
+    return lrs, noisy(losses, draw(st.floats(0.001, 0.1)), draw(st.integers(0, 10**6)))
+
+
+def suggested(lrs, losses):
+    try:
+        return curve(losses, lrs=lrs).suggestion()
+    except NoSuggestion:
+        return math.nan
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(valleys(), st.floats(1e-3, 1e3), st.floats(1e-6, 1e6))
+def test_suggestion_scales_with_the_rates_and_not_with_the_loss_and_is_below_the_minimum(points, faster, larger):
+    lrs, losses = points
+    rate, lowest = suggested(lrs, losses), lrs[curve(losses, lrs=lrs).smoothed.argmin()]
+    assert math.isnan(rate) or 0 < rate <= lowest
+    assert suggested(lrs * faster, losses) == pytest.approx(rate * faster, rel=1e-6, nan_ok=True)
+    assert suggested(lrs, losses * larger) == pytest.approx(rate, rel=1e-6, nan_ok=True)
+    for rule in set(RULES) - {"minimum"}:
+        assert lrs[0] / 10 <= curve(losses, lrs=lrs).suggestion(rule) <= lrs[-1]

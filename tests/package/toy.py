@@ -1,0 +1,51 @@
+"""What several tests train: four features, three classes that a linear model can tell apart, in batches of ten."""
+
+import itertools
+import signal
+import threading
+import time
+
+import torch
+import tqdm.auto
+import tqdm.std
+from torch import nn
+
+
+def samples(n=60):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 4, generator=generator)
+    return x, (x @ torch.randn(4, 3, generator=generator)).argmax(1)
+
+
+def pairs(n=60):
+    x, y = samples(n)
+    return [(x[i : i + 10], y[i : i + 10]) for i in range(0, n, 10)]
+
+
+def network(*between):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), *between, nn.ReLU(), nn.Linear(8, 3))
+
+
+def sgd(model, lr=0.1, **kwargs):
+    return torch.optim.SGD(model.parameters(), lr=lr, **kwargs)
+
+
+def bars(monkeypatch, tick):
+    """The counts and totals of progress bars when they close, by a clock that is `tick` seconds later at each look."""
+    clock, closed, close = itertools.count(), [], tqdm.auto.tqdm.close
+
+    def spy(self):
+        if not self.disable:  # it is, once closed
+            closed.append((self.n, self.total))
+        close(self)
+
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) * tick)
+    monkeypatch.setattr(tqdm.std, "time", lambda: next(clock) * tick)
+    monkeypatch.setattr(tqdm.auto.tqdm, "close", spy)
+    return closed
+
+
+def press_ctrl_c(what=signal.SIGINT):
+    """To the main thread, from another: a signal to the process may wake another thread, and the main one sleeps on."""
+    signal.pthread_kill(threading.main_thread().ident, what)
