@@ -394,10 +394,10 @@ def test_the_figure_says_why_there_is_no_suggestion(losses):
     assert box.x0 >= figure.x0 and box.x1 <= figure.x1  # the words are wrapped
 
 
-# --- the examples of docs/range_test.md ---------------------------------------------------------------------------
+# --- the examples of docs/answers/train_step.md -------------------------------------------------------------------
 
-PAGE = Path(__file__).parents[2] / "docs" / "range_test.md"
-SECTIONS = re.findall(r"^## (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(), re.S | re.M)
+PAGE = Path(__file__).parents[2] / "docs" / "answers" / "train_step.md"
+SECTIONS = re.findall(r"^## (.+?)\n.*?```\{code-cell\} python\n(import.*?)```", PAGE.read_text(), re.S | re.M)
 
 
 @pytest.mark.parametrize("title, block", SECTIONS, ids=[title for title, _ in SECTIONS])
