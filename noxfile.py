@@ -94,7 +94,7 @@ def planted(session):
 @nox.session
 def figures(session):
     """Record the key figures of the lessons on the data that LRTUT_DATA names: [-- 02 03]."""
-    uv_run(session, "python", "tests/lessons/key_figures.py", "--record", *session.posargs)
+    uv_run(session, "python", "tests/lessons/watch.py", *session.posargs)
 
 
 @nox.session

@@ -22,8 +22,8 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def prose_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+def prose(notebook):
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def is_check(cell):
