@@ -359,7 +359,8 @@ CHILD = """\
 import json, sys
 from tiny_mnist import pretend
 pretend(*json.loads(sys.argv[1]))
-import lrtut
+import lrtut.data
+lrtut.data._TIMEOUT_S = lrtut.data._PATIENCE_S = 600.0  # each waits for the other
 data = lrtut.load_mnist(device="cpu")
 print(json.dumps([data.name, data.x_train.sum().item(), data.y_test.tolist()]))
 """
@@ -376,14 +377,14 @@ def test_two_processes_fill_the_same_cache_at_once(mirror, tiny, damaged, monkey
 
     def wait_for_the_other():  # neither gets its first file before both have asked for it
         if mirror.asked.count(mirror.at) <= 2 and mirror.asked[-1] == mirror.at:
-            both.wait(60)
+            both.wait(600)
 
     mirror.before_answer = wait_for_the_other
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     told = json.dumps([lrtut.data.FILES, [mirror.address], str(mirror.cache)])
     command = [sys.executable, "-c", CHILD, told]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outs = [child.communicate(timeout=120)[0] for child in children]
+    outs = [child.communicate(timeout=600)[0] for child in children]
     found = [json.loads(out.splitlines()[-1]) for out in outs]
     assert found == [["MNIST", expected.x_train.sum().item(), expected.y_test.tolist()]] * 2
     assert len(mirror.asked) == 8  # both did download
