@@ -38,6 +38,7 @@ MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",  # TensorFlow Datasets'
 )
 _PACKED_BYTES = 11_594_722  # of the four .gz files
+_TIMEOUT_S = 3.0  # for each wait on a mirror: it leaves time for a second one
 _PATIENCE_S, _LEAST_BYTES = 6.0, 10_000  # a download that brings less than that in this time is given up
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of the 60,000 training images, scaled to [0, 1]
@@ -229,7 +230,7 @@ def find_data(root: str | os.PathLike | None = None) -> tuple[str, str]:
         while error.__context__ is not None:  # requests names the mirror before the reason
             error = error.__context__
         why = " ".join(f"{type(error).__name__}: {error}".split())
-        return DIGITS, f"scikit-learn: MNIST could not be downloaded ({why}), so figures will differ"
+        return DIGITS, f"scikit-learn: MNIST could not be had ({why}), so figures will differ"
     return str(cache), str(cache)
 
 
@@ -299,7 +300,7 @@ def _fetch(folder: Path, errors: list[Exception]) -> None:
     import pooch  # slow to import, and rarely needed
 
     pooch.get_logger().setLevel(logging.WARNING)  # else it says on stderr what it downloads
-    downloader = pooch.HTTPDownloader(timeout=_PATIENCE_S / 2)  # leaves time for a second mirror
+    downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_S)
     for name, (_, _, md5) in FILES.items():
         for mirror in MIRRORS:
             if not folder.is_dir():  # given up: leave nothing behind

@@ -20,6 +20,7 @@ def mirror(tiny, tmp_path, monkeypatch):
     mirror.cache = tmp_path / "cache"
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(lrtut.data, "MIRRORS", [mirror.address])
-    monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 1.0)
+    monkeypatch.setattr(lrtut.data, "_TIMEOUT_S", 60.0)  # nothing is given up because the machine is busy
+    monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 60.0)
     yield mirror
     mirror.close()

@@ -1,14 +1,23 @@
-import dataclasses
+"""Data as they are promised; a mirror that serves badly, a disk that fails, and two processes that fill one cache."""
+
+import contextlib
+import errno
+import json
 import os
-import shutil
+import socket
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tiny_mnist import TEST, TRAIN, VAL
+from tiny_mnist import TEST, TRAIN, VAL, Mirror
 
-from lrtut import batches, load_mnist
-from lrtut import data as data_module
+import lrtut.data
+from lrtut import batches, load_mnist, normalise
 
 
 def test_tiny_is_loaded_and_split(tiny, capsys):
@@ -22,175 +31,90 @@ def test_tiny_is_loaded_and_split(tiny, capsys):
     assert line.count("\n") == 1 and "MNIST" in line and str(tiny) in line
 
 
-def test_data_are_compared_by_identity(tiny):
-    one, other = load_mnist(tiny), load_mnist(tiny)
-    assert one == one and one != other
-
-
 def test_split_is_drawn_by_seed_and_kept_by_train_size(tiny):
-    data, again, other = load_mnist(tiny), load_mnist(tiny), load_mnist(tiny, seed=1)
+    data, again, other = load_mnist(tiny), load_mnist(tiny, seed=0), load_mnist(tiny, seed=1)
     assert torch.equal(data.x_train, again.x_train) and torch.equal(data.x_val, again.x_val)
     assert not torch.equal(data.x_train, other.x_train)
     few = load_mnist(tiny, train_size=3)
     assert torch.equal(few.x_train, data.x_train[:3]) and torch.equal(few.x_val, data.x_val)
 
 
-def test_environment_variable_names_the_root_and_root_goes_before(tiny, monkeypatch, capsys):
+def test_mnist_keeps_5000_images_to_validate_on(monkeypatch, capsys):
+    monkeypatch.setattr(lrtut.data, "find_data", lambda root: ("/full/mnist", "/full/mnist"))
+    images = [torch.zeros(n, 1, 1, 1, dtype=torch.uint8) for n in (60_000, 10_000)]
+    parts = images[0], torch.zeros(60_000).long(), images[1], torch.zeros(10_000).long()
+    monkeypatch.setattr(lrtut.data, "_read_mnist", lambda folder: parts)
+    load_mnist(device="cpu")
+    assert capsys.readouterr().out == "MNIST on cpu: train 55,000, val 5,000, test 10,000, from /full/mnist.\n"
+
+
+def test_environment_variable_names_the_root_and_root_goes_before(tiny, monkeypatch):
     monkeypatch.setenv("LRTUT_DATA", str(tiny))
-    assert load_mnist().name == "MNIST"
-    assert load_mnist("digits").name == "digits"
+    assert load_mnist().name == "MNIST" and load_mnist("digits").name == "digits"
     monkeypatch.setenv("LRTUT_DATA", "digits")
-    assert load_mnist().name == "digits"
-    assert load_mnist(tiny).name == "MNIST"
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert load_mnist().name == "digits" and load_mnist(tiny).name == "MNIST"
 
 
 def test_device(tiny):
-    assert load_mnist(tiny, device="cpu").x_val.device.type == "cpu"
     assert load_mnist(tiny, device="meta").y_test.device.type == "meta"
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert load_mnist(tiny).x_train.device.type == expected
+    assert load_mnist(tiny).x_train.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_small_digits_are_scikit_learns_and_lie_in_the_middle_as_mnists_do():
+    data, bunch = load_mnist("digits", device="cpu"), load_digits()
+    assert [len(y) for y in (data.y_train, data.y_val, data.y_test)] == [1250, 250, 297]
+    x = torch.cat([data.x_train, data.x_val, data.x_test])
+    assert x.shape[1:] == (1, 28, 28) and x[..., 4:24, 4:24].max() == 255
+    assert all(border.max() == 0 for border in (x[..., :4, :], x[..., -4:, :], x[..., :4], x[..., -4:]))
+    assert torch.equal(data.y_test, torch.from_numpy(bunch.target[-297:]))
+    # Made small again they are what scikit-learn has: 8 × 8, 0 to 16.
+    small = torch.nn.functional.interpolate(data.x_test[..., 4:24, 4:24].float(), size=(8, 8), mode="area") * 16 / 255
+    assert (small[:, 0] - torch.from_numpy(bunch.images[-297:])).abs().max() < 9
+    # Nearest class mean tells most of them apart, so labels and images of the split belong together.
+    means = torch.stack([data.x_train[data.y_train == k].float().mean(0).flatten() for k in range(10)])
+    guess = torch.cdist(data.x_val.float().flatten(1), means).argmin(1)
+    assert (guess == data.y_val).float().mean() > 0.8
+
+
+def test_train_size_above_what_there_is(tiny, capsys):
+    with pytest.raises(ValueError, match=f"train_size=11: MNIST has 10 training images.*at most {TRAIN - VAL}"):
+        load_mnist(tiny, train_size=TRAIN - VAL + 1)
+    assert len(load_mnist("digits", train_size=5000).x_train) == 1250
+    assert "asked for 5,000; there are no more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("train_size", [0, -1, 2.5, True, "10"])
+def test_train_size_that_is_not_a_size(tiny, train_size):
+    with pytest.raises(ValueError, match="train_size=.*whole number of at least 1"):
+        load_mnist(tiny, train_size=train_size)
 
 
 def test_root_that_does_not_exist(tiny, monkeypatch):
     with pytest.raises(ValueError, match="root='/no/such/folder' is not a folder.*MNIST/raw"):
         load_mnist("/no/such/folder")
-    monkeypatch.setenv("LRTUT_DATA", "/no/such/folder")
-    with pytest.raises(ValueError, match="LRTUT_DATA='/no/such/folder' is not a folder"):
+    monkeypatch.setenv("LRTUT_DATA", "zebra")
+    with pytest.raises(ValueError, match="LRTUT_DATA='zebra' is not a folder"):
         load_mnist()
 
 
-def test_missing_file_and_packed_file(tiny):
-    path = tiny / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
-    path.rename(path.with_name("elsewhere"))
-    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte is missing. Name another folder"):
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_missing_packed_truncated_too_long_and_corrupt_files(tiny, name):
+    path = tiny / "MNIST" / "raw" / name
+    whole = path.read_bytes()
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])  # one bit, in the body: the header is right
+    for content, says in ((whole[:-1], "truncated"), (whole + b"\0", "too long"), (flipped, "corrupt")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is {says}: .*Delete it"):
+            load_mnist(tiny)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing. Name another folder"):
         load_mnist(tiny)
-    path.with_name("elsewhere").rename(path.with_name(path.name + ".gz"))
+    path.with_name(name + ".gz").write_bytes(b"")
     with pytest.raises(ValueError, match="is missing. Unpack the .gz"):
         load_mnist(tiny)
 
 
-@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_truncated_too_long_and_corrupt_files(tiny, name):
-    path = tiny / "MNIST" / "raw" / name
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match=f"{name} is truncated: .* Delete it"):
-        load_mnist(tiny)
-    path.write_bytes(whole + b"\0")
-    with pytest.raises(ValueError, match=f"{name} is too long"):
-        load_mnist(tiny)
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one bit, in the body: the header is right
-    with pytest.raises(ValueError, match=f"{name} is corrupt"):
-        load_mnist(tiny)
-
-
-@pytest.mark.parametrize("train_size", [0, -1, 2.5, True, "10"])
-def test_train_size_that_is_no_size(tiny, train_size):
-    with pytest.raises(ValueError, match="train_size=.*whole number of at least 1"):
-        load_mnist(tiny, train_size=train_size)
-
-
-def test_train_size_above_what_there_is(tiny, capsys):
-    assert len(load_mnist(tiny, train_size=TRAIN - VAL).x_train) == TRAIN - VAL
-    with pytest.raises(ValueError, match=f"train_size=11: MNIST has 10 training images.*at most {TRAIN - VAL}"):
-        load_mnist(tiny, train_size=TRAIN - VAL + 1)
-    capsys.readouterr()
-    assert len(load_mnist("digits", train_size=5000).x_train) == 1250
-    assert "asked for 5,000; there are no more" in capsys.readouterr().out
-    assert len(load_mnist("digits", train_size=100).x_train) == 100
-
-
-def test_digits_are_digits():
-    data = load_mnist("digits")
-    sizes = [len(y) for y in (data.y_train, data.y_val, data.y_test)]
-    assert sizes == [1250, 250, 297] and data.x_train.shape[1:] == (1, 28, 28)
-    assert set(data.y_train.tolist()) == set(range(10))
-    # Nearest class mean tells most of them apart, so labels and images belong together.
-    x, y = data.x_train.float().flatten(1), data.y_train
-    means = torch.stack([x[y == k].mean(0) for k in range(10)])
-    guess = torch.cdist(data.x_val.float().flatten(1), means).argmin(1)
-    assert (guess == data.y_val).float().mean() > 0.8
-
-
-def test_mnist_keeps_5000_images_to_validate_on(monkeypatch, capsys):
-    source = "".join(["/full", "/mnist"])
-    monkeypatch.setattr(data_module, "find_data", lambda root: (source, source))
-    full = [torch.zeros(n, 1, 1, 1, dtype=torch.uint8) for n in (60_000, 10_000)]
-    parts = full[0], torch.zeros(60_000).long(), full[1], torch.zeros(10_000).long()
-    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: parts)
-    data = load_mnist(device="cpu")
-    assert repr(data) == "MNIST on cpu: train 55,000, val 5,000, test 10,000"
-    assert capsys.readouterr().out == f"{data!r}, from {source}.\n"
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        data.name = "other"
-
-
-def test_defaults_are_seed_0_and_batches_of_128(tiny):
-    assert torch.equal(load_mnist(tiny).x_train, load_mnist(tiny, seed=0).x_train)
-    x, y = numbered(200)
-    for given, default in zip(batches(x, y, 128, seed=0, shuffle=True, drop_last=False), batches(x, y), strict=True):
-        assert torch.equal(given[1], default[1])
-
-
-def test_small_digits_lie_in_the_middle_as_mnists_do():
-    data = load_mnist("digits", device="cpu")
-    x = torch.cat([data.x_train, data.x_val, data.x_test])
-    for border in (x[..., :4, :], x[..., -4:, :], x[..., :4], x[..., -4:]):
-        assert border.max() == 0
-    inside = x[..., 4:24, 4:24]
-    assert inside.amax() == 255 and all(edge.max() > 0 for edge in (inside[..., 0, :], inside[..., -1, :]))
-    bunch = load_digits()
-    assert torch.equal(data.y_test, torch.from_numpy(bunch.target[-297:]))
-    # Made small again they are scikit-learn's: 8 × 8, 0 to 16.
-    small = torch.nn.functional.interpolate(data.x_test[..., 4:24, 4:24].float(), size=(8, 8), mode="area") * 16 / 255
-    assert (small[:, 0] - torch.from_numpy(bunch.images[-297:])).abs().max() < 9
-
-
-@pytest.mark.parametrize("name", ["another", "zebra"])  # before and after "digits" in the alphabet
-def test_data_of_any_name_in_words_that_are_equal_but_not_the_same_object(monkeypatch, name):
-    word = "".join(["dig", "its"])
-    assert load_mnist(word).name == "digits" and len(load_mnist(word, train_size=5000).x_train) == 1250
-    monkeypatch.setattr(data_module, "find_data", lambda root: (name, name))
-    monkeypatch.setattr(data_module, "_read_mnist", lambda folder: pytest.fail(f"{folder} is read"))
-    with pytest.raises(pytest.fail.Exception, match=name):
-        load_mnist(name)
-
-
-def test_a_word_that_is_no_folder_is_not_taken_for_digits(tiny):
-    for word in ("zebra", "another"):
-        with pytest.raises(ValueError, match=f"root='{word}' is not a folder"):
-            load_mnist(word)
-
-
-def test_the_users_cache_is_filled_once_and_digits_stand_in_where_it_cannot_be(tiny, tmp_path, monkeypatch):
-    cache, calls = tmp_path / "cache", []
-
-    def fill(folder):
-        calls.append(folder)
-        if len(calls) == 1:
-            return "no network"
-        shutil.copytree(tiny, folder)
-        return ""
-
-    monkeypatch.setattr(data_module.platformdirs, "user_cache_dir", lambda name: str(cache))
-    monkeypatch.setattr(data_module, "fill", fill)
-    where, why = data_module.find_data()
-    assert where == "digits" and "MNIST could not be had (no network)" in why
-    assert data_module.find_data() == data_module.find_data() == (str(cache), str(cache))
-    assert calls == [cache, cache]  # not a third time
-
-
-def test_one_image_and_batches_of_one(tiny):
-    assert len(load_mnist(tiny, train_size=1).x_train) == 1
-    assert [t.tolist() for _, t in batches(*numbered(3), 1, shuffle=False)] == [[0], [1], [2]]
-
-
-def test_tests_look_for_the_data_once():
-    assert os.environ["LRTUT_DATA"]  # set by conftest.py, for every kernel
-
-
-# --- batches --------------------------------------------------------------------------------------------------------
+# --- batches ----------------------------------------------------------------------------------------------------------
 
 
 def numbered(n=10):
@@ -200,18 +124,16 @@ def numbered(n=10):
 def test_batches_are_normalised_floats():
     x, y = numbered()
     inputs, targets = next(iter(batches(x, y, 4, shuffle=False)))
-    assert inputs.dtype == torch.float32
+    assert inputs.dtype == torch.float32 and torch.equal(targets, y[:4])
     assert torch.allclose(inputs, (x[:4].float() / 255 - 0.1307) / 0.3081)
-    assert torch.equal(targets, y[:4])
     floats = torch.randn(10, 3)
-    assert torch.equal(next(iter(batches(floats, y, 10, shuffle=False)))[0], floats)
+    assert torch.equal(normalise(floats), floats)
 
 
 def test_batches_cover_everything_once_and_have_a_length():
     x, y = numbered()
     b = batches(x, y, 4, seed=3)
-    sizes = [len(t) for _, t in b]
-    assert sizes == [4, 4, 2] and len(b) == 3
+    assert [len(t) for _, t in b] == [4, 4, 2] and len(b) == 3
     assert sorted(torch.cat([t for _, t in b]).tolist()) == list(range(10))
     dropped = batches(x, y, 4, drop_last=True)
     assert [len(t) for _, t in dropped] == [4, 4] and len(dropped) == 2
@@ -221,15 +143,13 @@ def test_batches_cover_everything_once_and_have_a_length():
 def test_batches_shuffle_by_seed_anew_at_each_pass():
     x, y = numbered(100)
 
-    def passes(seed):
-        b = batches(x, y, 100, seed=seed)
+    def passes(**seed):
+        b = batches(x, y, **seed)
         return [next(iter(b))[1].tolist() for _ in range(2)]
 
-    assert passes(0) == passes(0)
-    first, second = passes(0)
-    assert first != second and first != passes(1)[0]
     state = torch.get_rng_state()
-    passes(0)
+    (first, second), (other, _) = passes(), passes(seed=1)
+    assert passes(seed=0) == [first, second] and first != second and first != other
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -238,10 +158,242 @@ def test_batches_refuse_bad_input():
     for size in (0, -1, 1.5):
         with pytest.raises(ValueError, match="batch_size="):
             batches(x, y, size)
-    with pytest.raises(ValueError, match="10 inputs but 9 targets"):
-        batches(x, y[:9], 2)
     with pytest.raises(ValueError, match="9 inputs but 10 targets"):
         batches(x[:9], y, 2)
-    x, y = numbered(300)  # numbers that Python does not keep one object for
-    assert len(batches(x, y.clone(), 299)) == 2 and [len(t) for _, t in batches(x, y, 100)] == [100] * 3
-    assert len(batches(x[:10], y[:10], 3)) == 4 and len(batches(x[:7], y[:7], 3)) == 3
+
+
+# --- the download -----------------------------------------------------------------------------------------------------
+
+# What the printed line says of each fault.
+SAYS = dict.fromkeys(Mirror.FAULTS, "does not match the known hash|IncompleteRead") | {
+    "404": "404",
+    "500": "500",
+    "resets": "onnection|IncompleteRead",
+    "hangs": "the network brought less than",
+    "drips": "the network brought less than",
+}
+
+
+def assert_digits(mirror, capsys, words, left=()):
+    """The next call ends in the digits, says why in one line, and leaves nothing behind."""
+    capsys.readouterr()
+    assert load_mnist().name == "digits"
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1 and "from scikit-learn: MNIST could not be had (" in line
+    assert any(word in line for word in words.split("|")), line
+    if mirror.cache.is_dir():
+        assert [path.name for path in mirror.cache.iterdir()] == list(left)
+
+
+def assert_good(mirror, tiny):
+    """The next call ends in MNIST, and its cache is trusted when there is no network."""
+    assert load_mnist().name == "MNIST"
+    assert [p.name for p in mirror.cache.iterdir()] == ["MNIST"]  # and nothing half-finished beside it
+    for path in (tiny / "MNIST" / "raw").iterdir():
+        assert (mirror.cache / "MNIST" / "raw" / path.name).read_bytes() == path.read_bytes()
+    mirror.asked.clear()
+    assert load_mnist().name == "MNIST" and mirror.asked == []
+
+
+@pytest.mark.parametrize("at", ["train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+@pytest.mark.parametrize("fault", Mirror.FAULTS)
+def test_bad_answer_ends_in_the_digits_and_a_good_one_after_it_works(mirror, tiny, capsys, monkeypatch, fault, at):
+    def lose_patience():
+        if mirror.asked[-1] == at and fault in ("hangs", "drips"):
+            lrtut.data._PATIENCE_S = 0.1
+
+    mirror.fault, mirror.at, mirror.before_answer = fault, at, lose_patience
+    for _ in range(2):  # the second call trusts nothing that the first one left
+        monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 60.0)
+        assert_digits(mirror, capsys, SAYS[fault])
+    assert mirror.asked.count(at) == 2
+    mirror.fault, mirror.before_answer = None, lambda: None
+    monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 60.0)
+    assert_good(mirror, tiny)
+
+
+@pytest.mark.parametrize("fault", ["500", "checksum", "hangs"])
+def test_second_mirror_makes_up_for_what_the_first_does_badly(mirror, tiny, monkeypatch, fault):
+    bad = Mirror(tiny)
+    bad.fault = fault
+    monkeypatch.setattr(lrtut.data, "MIRRORS", [bad.address, mirror.address])
+    monkeypatch.setattr(lrtut.data, "_TIMEOUT_S", 2.0)
+    assert_good(mirror, tiny)
+    assert bad.at in bad.asked
+    bad.close()
+
+
+def test_mirror_that_refuses(mirror, capsys, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # and nobody listens there from now on
+    monkeypatch.setattr(lrtut.data, "MIRRORS", [f"http://127.0.0.1:{port}/"])
+    assert_digits(mirror, capsys, "Connection refused|actively refused")
+
+
+def test_name_look_up_that_hangs(mirror, tiny, capsys, monkeypatch):
+    released = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(lrtut.data, "_PATIENCE_S", 0.5)
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(30) and [])
+        assert_digits(mirror, capsys, "the network brought less than")
+        released.set()
+        for thread in [t for t in threading.enumerate() if t.name == "lrtut-download"]:
+            thread.join(30)  # it was left behind, and ends once it hears something
+            assert not thread.is_alive()
+    assert list(mirror.cache.iterdir()) == []
+    assert_good(mirror, tiny)
+
+
+def test_a_slow_line_is_not_given_up(mirror, tiny, monkeypatch):
+    clock = [0.0]
+
+    def tick():  # each file takes two thirds of the patience
+        clock[0] += 40.0
+
+    mirror.before_answer = tick
+    monkeypatch.setattr(lrtut.data, "_LEAST_BYTES", 10)
+    monkeypatch.setattr(lrtut.data, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    assert_good(mirror, tiny)
+    assert clock[0] == 160
+
+
+def test_interrupted_download_leaves_nothing(mirror, tiny, monkeypatch):
+    def interrupted(folder):
+        folder.mkdir(parents=True)
+        (folder / "half").write_bytes(b"1")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(lrtut.data, "_download", interrupted)
+        load_mnist()
+    assert list(mirror.cache.iterdir()) == []
+    assert_good(mirror, tiny)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "one bit", "packed only"])
+def test_damaged_cache_is_filled_again(mirror, tiny, damage):
+    load_mnist()
+    raw = mirror.cache / "MNIST" / "raw"
+    victim = raw / "train-labels-idx1-ubyte"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-1] + (bytes([whole[-1] ^ 1]) if damage == "one bit" else b""))
+    if damage == "packed only":
+        for path in raw.iterdir():
+            if path.suffix != ".gz":
+                path.unlink()
+    mirror.asked.clear()
+    assert load_mnist().name == "MNIST" and len(mirror.asked) == 4
+    assert_good(mirror, tiny)
+
+
+# --- a cache that cannot be written -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """Mounts a small file system of its own; skips where that is not allowed."""
+    mounted = []
+
+    def command(*words):
+        with contextlib.suppress(FileNotFoundError):
+            return subprocess.run(words, capture_output=True, text=True)
+        pytest.skip("there is no mount command here")
+
+    def mount(folder, options):
+        folder.mkdir(exist_ok=True)
+        done = command("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
+        if done.returncode:
+            pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        if folder not in mounted:
+            mounted.append(folder)
+
+    yield mount
+    for folder in mounted:
+        assert command("umount", str(folder)).returncode == 0
+
+
+@pytest.mark.parametrize("room", ["none", "for the packed files"])
+def test_full_disk(mirror, tiny, mount, capsys, room):
+    mount(mirror.cache, "size=24k")  # in pages of 4 KiB: a packed file takes one, the training images three
+    ballast = mirror.cache / "ballast"
+    ballast.write_bytes(bytes(24576 if room == "none" else 4096))
+    assert_digits(mirror, capsys, "No space left on device", left=["ballast"])
+    assert len(mirror.asked) == (1 if room == "none" else 4)
+    mount(mirror.cache, "remount,size=1m")
+    ballast.unlink()
+    assert_good(mirror, tiny)
+
+
+def test_disk_that_says_it_is_full(mirror, tiny, capsys, monkeypatch):
+    """The same, where nothing may be mounted."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lrtut.data.shutil, "copyfileobj", full)
+        assert_digits(mirror, capsys, "No space left on device")
+    assert_good(mirror, tiny)
+
+
+def test_read_only_cache(mirror, tiny, mount, capsys):
+    mount(mirror.cache, "ro")
+    assert_digits(mirror, capsys, "Read-only file system")
+    assert mirror.asked == []  # nothing is fetched that cannot be kept
+    mount(mirror.cache, "remount,rw")
+    assert_good(mirror, tiny)
+    mount(mirror.cache, "remount,ro")
+    assert_good(mirror, tiny)  # a full one need not be written
+
+
+def test_cache_folder_that_cannot_be_made(mirror, tiny, capsys):
+    mirror.cache.write_text("a file, where a folder should be")  # refused to everyone, root included
+    assert_digits(mirror, capsys, "File exists")
+    mirror.cache.unlink()
+    assert_good(mirror, tiny)
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+CHILD = """\
+import json, sys
+from tiny_mnist import pretend
+pretend(*json.loads(sys.argv[1]))
+import lrtut.data
+lrtut.data._TIMEOUT_S = lrtut.data._PATIENCE_S = 600.0  # each waits for the other
+data = lrtut.load_mnist(device="cpu")
+print(json.dumps([data.name, data.x_train.sum().item(), data.y_test.tolist()]))
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_two_processes_fill_the_same_cache_at_once(mirror, tiny, damaged, monkeypatch):
+    expected = load_mnist(tiny, device="cpu")
+    if damaged:
+        load_mnist()
+        (mirror.cache / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(b"")
+        mirror.asked.clear()
+    both = threading.Barrier(2)
+
+    def wait_for_the_other():  # neither gets its first file before both have asked for it
+        if mirror.asked.count(mirror.at) <= 2 and mirror.asked[-1] == mirror.at:
+            both.wait(600)
+
+    mirror.before_answer = wait_for_the_other
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    told = json.dumps([lrtut.data.FILES, [mirror.address], str(mirror.cache)])
+    command = [sys.executable, "-c", CHILD, told]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outs = [child.communicate(timeout=600)[0] for child in children]
+    found = [json.loads(out.splitlines()[-1]) for out in outs]
+    assert found == [["MNIST", expected.x_train.sum().item(), expected.y_test.tolist()]] * 2
+    assert len(mirror.asked) == 8  # both did download
+    mirror.before_answer = lambda: None
+    assert_good(mirror, tiny)
+
+
+def test_who_comes_second_keeps_the_first_ones_cache(mirror):
+    load_mnist()
+    before = (mirror.cache / "MNIST").stat().st_ino
+    lrtut.data._fill(mirror.cache)  # a second process that found no cache when it looked
+    assert (mirror.cache / "MNIST").stat().st_ino == before
