@@ -17,7 +17,6 @@ from toy import bars, network, pairs, samples, sgd
 
 import lrtut
 from lrtut import NoSuggestion, RangeTest, batches, lr_range_test, train
-from lrtut.finder.rules import RULES
 
 
 def sweep(model, optimizer, data=None, **kwargs):
@@ -287,21 +286,6 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("passes", [0, 2])
-@pytest.mark.parametrize("make", LOADERS.values(), ids=LOADERS)
-def test_the_next_batches_come_as_without_a_range_test(make, passes, model):
-    def order(tested):
-        data = make()
-        for _ in range(passes):
-            list(data)
-        if tested:
-            sweep(model, sgd(model), data)
-        return torch.stack([torch.cat([x for x, _ in data]) for _ in range(2)])
-
-    touched, untouched = order(True), order(False)
-    assert torch.equal(touched, untouched) and not torch.equal(touched[0], touched[1])
-
-
 @pytest.mark.parametrize("make", [lambda m: sgd(m, momentum=0.9), lambda m: torch.optim.AdamW(m.parameters())])
 @pytest.mark.parametrize("data", LOADERS.values(), ids=LOADERS)
 def test_training_after_a_range_test_is_training_without_one(make, data):
@@ -318,13 +302,6 @@ def test_training_after_a_range_test_is_training_without_one(make, data):
 
 
 # --- the suggestion -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("make", [sgd, lambda m: torch.optim.Adam(m.parameters())], ids=["sgd", "adam"])
-def test_each_rule_suggests_a_rate_within_a_real_sweep(rule, make, model):
-    test = sweep(model, make(model), end_lr=100.0, steps=200)
-    assert test.lr[0] < test.suggestion(rule) < test.lr[-1]
 
 
 def test_a_model_whose_parameters_get_no_step_has_none(model):

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from nbclient import NotebookClient
 from torch import nn
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from toy import bars, network, pairs, samples, sgd
 
 from lrtut import Digits, History, batches, evaluate, lr_range_test, train
@@ -89,29 +88,18 @@ def test_images_are_shuffled_by_seed_and_validated_and_lose_an_incomplete_batch(
     assert (history.val_loss[0], history.val_accuracy[0]) == evaluate(model, other)
 
 
-def test_a_dataloader_will_do():
-    model = network()
-    loader = DataLoader(TensorDataset(*samples(40)), batch_size=16)
-    assert len(train(model, sgd(model), loader, epochs=2).loss) == 6
-
-
 @pytest.mark.parametrize("tensor", [False, True])
-@pytest.mark.parametrize("when, factors", [("batch", [1, 0.5, 0.25, 0.125]), ("epoch", [1, 1, 0.5, 0.5])])
-def test_rates_of_every_group_are_recorded_as_the_step_used_them(when, factors, tensor):
+@pytest.mark.parametrize("when", [{}, {"scheduler_step": "epoch"}, {"scheduler_step": "batch"}])
+def test_rates_of_every_group_are_recorded_as_the_step_used_them(when, tensor):
     model = network()
     rate = torch.tensor(0.1, dtype=torch.float64) if tensor else 0.1
     groups = [{"params": model[0].parameters(), "lr": rate}, {"params": model[2].parameters(), "lr": 0.01}]
     optimizer = torch.optim.SGD(groups)
     scheduler = StepLR(optimizer, 1, gamma=0.5)
-    history = train(model, optimizer, pairs(20), epochs=2, scheduler=scheduler, scheduler_step=when)
+    history = train(model, optimizer, pairs(20), epochs=2, scheduler=scheduler, **when)
+    factors = [1, 0.5, 0.25, 0.125] if "batch" in when.values() else [1, 1, 0.5, 0.5]
     assert history.lrs == [[0.1 * factor, 0.01 * factor] for factor in factors]
     assert all(type(rate) is float for rates in history.lrs for rate in rates)
-
-
-def test_a_scheduler_is_stepped_once_an_epoch_unless_told_otherwise():
-    model, optimizer, data = setting()
-    history = train(model, optimizer, data, epochs=2, scheduler=ExponentialLR(optimizer, 0.1))
-    assert history.lr == pytest.approx([0.1] * 4 + [0.01] * 4)
 
 
 def test_plateau_is_given_the_validation_loss():
