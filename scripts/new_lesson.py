@@ -1,7 +1,7 @@
 """Make a new lesson: `uv run nox -s new -- "Title of the lesson"`.
 
-It opens with the setup cell of the other lessons, and has one section that runs and passes the tests: replace its words
-and its code. The lesson before links to it, and the README's table has its row.
+It has the setup cell of the other lessons and one section that runs and passes the tests: replace its words and its code.
+The lesson before links to it, and the README's table has its row.
 """
 
 import re
@@ -13,57 +13,45 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).parents[1]
 FOLDED = {"tags": ["check", "hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
-HEAD = "After this lesson you can\n\n- do this;\n- and that;\n- and say why.\n\n**Time:** 10 minutes to read, a few seconds to run."
-QUESTION = """## The question
-
-What makes a reader want to know.
-
-**Predict before you run.** Does `mlp` learn anything in one epoch at the rate 0.1?"""
+HEAD = "After this lesson you can\n\n- do this;\n- and that;\n- and say why.\n\n**Time:** 10 minutes to read, seconds to run."
+QUESTION = "## The question\n\n**Predict before you run.** Does `mlp` learn anything in one epoch at the rate 0.1?"
 RUN = """data = lrtut.load_mnist(train_size=2560)
 model = lrtut.mlp(seed=0)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 history = lrtut.train(model, optimizer, data, epochs=1, seed=0)"""
-FIGURE = 'ax = lrtut.plot_loss(history, title="An epoch at the rate 0.1")'
-SAYS = "It does: the loss ends below 2.3, the loss of guessing."
 CHECK = """# @title Check: what the network learned in one epoch
 # "the loss ends below 2.3, the loss of guessing"
 assert history.loss[-1] < 2.3 and round(np.log(10), 1) == 2.3"""
-REMEMBER = "## Remember\n\n- What to keep.\n- What follows from it.\n- Where it does not hold."
-END = "## Exercises\n\n1. Something to try by changing a cell.\n\n## Sources\n\n- Author, A. (year). *Title*."
+REMEMBER = "## Remember\n\n- Keep this.\n- It follows.\n- Here it ends.\n\n"
+REMEMBER += "## Exercises\n\n1. Try this.\n\n## Sources\n\n- Author, A. (year). *Title*."
 
 
 def main(title: str) -> None:
     last = max((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     number = f"{int(last.name[:2]) + 1:02}"
     path = last.with_name(f"{number}_{re.sub('[^a-z0-9]+', '_', title.lower()).strip('_')}.ipynb")
-
     notebook = nbformat.read(last, as_version=4)
     head, setup, *_, tail = notebook.cells
-    badges = "\n".join(line for line in head.source.splitlines() if line.startswith("[![")).replace(
-        last.name, path.name
-    )
+    badges = [line.replace(last.name, path.name) for line in head.source.splitlines() if line.startswith("[![")]
     before, following = tail.source.split("**Next:** ")
     tail.source = f"{before}**Next:** [{number} · {title}]({path.name})"
     nbformat.write(notebook, last)
-
     notebook.cells = [
-        new_markdown_cell(f"# {number} · {title}\n\n{badges}\n\n{HEAD}", id="title"),
+        new_markdown_cell("\n".join([f"# {number} · {title}\n", *badges, f"\n{HEAD}"]), id="title"),
         setup,
         new_markdown_cell(QUESTION, id="first-question"),
         new_code_cell(RUN, id="first-run"),
-        new_code_cell(FIGURE, id="first-figure"),
-        new_markdown_cell(SAYS, id="first-says"),
+        new_code_cell('ax = lrtut.plot_loss(history, title="An epoch at the rate 0.1")', id="first-figure"),
+        new_markdown_cell("It does: the loss ends below 2.3, the loss of guessing.", id="first-says"),
         new_code_cell(CHECK, id="first-check", metadata=FOLDED),
-        new_markdown_cell(f"{REMEMBER}\n\n{END}\n\n**Next:** {following}", id="remember"),
+        new_markdown_cell(f"{REMEMBER}\n\n**Next:** {following}", id="remember"),
     ]
     nbformat.write(notebook, path)
-
     readme = ROOT / "README.md"
     page = readme.read_text(encoding="utf-8")
-    row = re.search(rf"^.*\(notebooks/{re.escape(last.name)}\).*\n", page, re.M)
-    cells = " |" * (row[0].count("|") - 3)
-    page = page[: row.end()] + f"| {number} | [{title}](notebooks/{path.name}) |{cells}\n" + page[row.end() :]
-    readme.write_text(page, encoding="utf-8")
+    row = re.search(rf".*\(notebooks/{last.name}\).*\n", page)[0]
+    new = f"| {number} | [{title}](notebooks/{path.name}) |{' |' * (row.count('|') - 3)}\n"
+    readme.write_text(page.replace(row, row + new), encoding="utf-8")
     print(f"notebooks/{path.name}, and its row in README.md")
 
 
