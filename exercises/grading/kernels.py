@@ -161,6 +161,6 @@ def _let_go(manager: AsyncKernelManager, report: Path) -> None:
         run_sync(manager.shutdown_kernel)(now=True)
         if process is not None:
             process.wait()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not report.exists() and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -1,6 +1,10 @@
-"""Answers to the exercises, right and wrong (tests/classroom/answers/*.yaml), and submissions composed of them."""
+"""Answers to the exercises, right and wrong (answers/*.yaml), and submissions composed of them.
+
+An answer is code, or replacements {old: new} in the source's solution.
+"""
 
 import ast
+from itertools import zip_longest
 from pathlib import Path
 
 import yaml
@@ -11,17 +15,25 @@ ANSWERS = {
 }
 
 
-def compositions(assignment):
-    """{name: {task: (answer's name, code, is it right?)}}: the k-th holds the k-th answer of every task that has so many."""
-    made = {}
+def compositions(assignment, source):
+    """Yield {task: (answer's name, code, is it right?)}: the k-th holds the k-th answer of every task that has so many."""
+    solutions = {cell.id.removesuffix("-answer"): cell.source for cell in source.cells}
     for kind in ("wrong", "right"):
-        for k in range(max(len(answers[kind]) for answers in ANSWERS[assignment].values())):
-            made[f"{kind}-{k}"] = {
-                task: (*list(answers[kind].items())[k], kind == "right")
-                for task, answers in ANSWERS[assignment].items()
-                if k < len(answers[kind])
-            }
-    return made
+        per_task = [
+            [(task, (name, _code(answer, solutions[task]), kind == "right")) for name, answer in answers[kind].items()]
+            for task, answers in ANSWERS[assignment].items()
+        ]
+        for together in zip_longest(*per_task):
+            yield dict(filter(None, together))
+
+
+def _code(answer, code):
+    if isinstance(answer, str):
+        return answer
+    for old, new in answer.items():
+        assert old in code, f"the solution has no {old!r}"
+        code = code.replace(old, new)
+    return code
 
 
 def forgetful(source):

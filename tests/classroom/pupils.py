@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell
 from sample import NAME, STEP_DECAY, answer
 
 
@@ -33,8 +32,10 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
     def doing(lines, result=STEP_DECAY):
         return good(decay=f"{lines}\n{result}")
 
-    right = good()
+    right, cheat = good(), good(decay="return 7")
     seen = f'__import__("os").listdir({str(root / "source")!r}) or open({str(root / "gradebook.db")!r}, "rb").read()'
+    call = f"socket.create_connection(('127.0.0.1', {port}), 2)"
+    server = "any('grading.server' in p.cmdline() for p in psutil.process_iter() if p.pid > 1)"
     return {
         "good": Pupil(right),
         "untouched": Pupil(deepcopy(released), points=(0, 0)),
@@ -42,29 +43,19 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
         "noisy": Pupil(doing("import warnings; warnings.warn('look')")),
         # Files that other programs have changed
         "colab": Pupil(colab(right)),
-        "stripped": Pupil(without_metadata(right), "repaired", remark="decay-test had lost its nbgrader metadata"),
-        "bare": Pupil(without_metadata(right, ids=False), "repaired", remark="group-test had lost"),
+        "bare": Pupil(without_metadata(right), "repaired", remark="group-test had lost"),
         "renamed": Pupil(right, "repaired", remark="it was taken for", file=f"Copy of {NAME}.ipynb"),
-        "old_schema": Pupil(with_meta(right, "decay-test", schema_version=2), "repaired", remark="decay-test had been"),
+        "old_schema": Pupil(with_meta(right, "decay-test", schema_version=2), "repaired"),
         # Test cells
-        "deleted": Pupil(without(right, "decay-test"), "repaired", remark="decay-test was missing"),
-        "all_deleted": Pupil(
-            without(right, "decay-test", "group-test", "setup"), "repaired", remark="setup was missing"
-        ),
+        "deleted": Pupil(without(right, "decay-test", "setup"), "repaired", remark="decay-test was missing"),
         "copied": Pupil(twice(right, "decay", "decay-test"), "repaired", remark="decay-test was there 2 times"),
-        "tampered": Pupil(
-            with_source(good(decay="return 7"), "decay-test", "pass"), "repaired", (0, 3), "decay-test had been changed"
-        ),
-        "retyped": Pupil(as_markdown(good(decay="return 7"), "decay-test"), "repaired", (0, 3), "decay-test had been"),
-        "ungraded": Pupil(
-            with_meta(good(decay="return 7"), "decay-test", grade=False), "repaired", (0, 3), "metadata of the cell"
-        ),
-        "million": Pupil(
-            with_meta(right, "decay-test", points=1e6), "repaired", remark="metadata of the cell decay-test"
-        ),
-        "skipped": Pupil(tagged(good(decay="return 7"), "decay-test", "skip-execution"), points=(0, 3)),
+        "tampered": Pupil(changed(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
+        "retyped": Pupil(changed(cheat, cell_type="raw"), "repaired", (0, 3), "decay-test had been"),
+        "ungraded": Pupil(with_meta(cheat, "decay-test", grade=False), "repaired", (0, 3), "metadata of the cell"),
+        "million": Pupil(with_meta(right, "decay-test", points=1e6), "repaired", remark="metadata of the cell"),
+        "skipped": Pupil(tagged(cheat, "decay-test", "skip-execution"), points=(0, 3)),
         "moved": Pupil(first(right, "decay-test"), "repaired", (0, 3), "decay-test stands at another place"),
-        # Programs that go wrong
+        # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
         "loop": Pupil(doing("while True: pass"), "stopped", (0, 3), "decay-test was interrupted"),
         "stubborn": Pupil(
             doing("import time\nwhile True:\n    try: time.sleep(1)\n    except BaseException: pass"),
@@ -72,44 +63,38 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
             (0, 0),
             "did not stop when it was interrupted",
         ),
-        "memory": Pupil(doing("big = b'x' * 2_000_000_000"), "stopped", (0, 0), "MB of memory; 900 MB are allowed"),
+        "memory": Pupil(
+            doing("big = b'x' * 1_000_000_000; import time; time.sleep(9999)"), "stopped", (0, 0), "MB of memory"
+        ),
         "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
         "os_exit": Pupil(doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself"),
-        "crash": Pupil(doing("import os; os.abort()"), "stopped", (0, 0), "the kernel ended by itself"),
         "printer": Pupil(doing("print('x' * 100_000_000)"), remark="decay-test printed more than"),
-        "forks": Pupil(doing("import os\nwhile os.fork() >= 0: pass"), "stopped", (0, 0), "stopped: the submission"),
+        # It doubles 40 times and then sleeps, so that it harms no machine, whatever the grader does.
+        "forks": Pupil(
+            doing("import os\nr, w = os.pipe()\nos.write(w, b'x' * 40)\nwhile os.read(r, 1): os.fork()"),
+            "stopped",
+            (0, 0),
+            "stopped: the submission",
+        ),
         "leaves_child": Pupil(
             doing("import subprocess; subprocess.Popen(['sleep', '98765.4'], start_new_session=True)")
         ),
         # Programs that look where they should not: they answer rightly only if they find nothing
         "spy": Pupil(doing(f"try: found = {seen}\nexcept OSError: found = 0\nif found: return -1"), needs="files"),
-        "caller": Pupil(
-            doing(
-                f"import socket\ntry: socket.create_connection(('127.0.0.1', {port}), 2); return -1\nexcept OSError: pass"
-            ),
-            needs="network",
-        ),
+        "caller": Pupil(doing(f"import socket\ntry: {call}; return -1\nexcept OSError: pass"), needs="network"),
         "writer": Pupil(
             doing(f"try: open({str(root / 'written')!r}, 'w'); return -1\nexcept OSError: pass"), needs="read-only"
         ),
-        "watcher": Pupil(
-            doing(
-                "import psutil\nif any('grading.server' in p.cmdline() for p in psutil.process_iter() if p.pid > 1): return -1"
-            ),
-            needs="processes",
-        ),
+        "watcher": Pupil(doing(f"import psutil\nif {server}: return -1"), needs="processes"),
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
-        "empty": Pupil(b"", "unreadable", (0, 0), "it is empty"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not text in UTF-8"),
-        "a_list": Pupil("[1, 2]", "unreadable", (0, 0), "no notebook"),
         "deep": Pupil("[" * 200_000, "unreadable", (0, 0), "nested too deeply"),
         "huge": Pupil(b" " * 21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed"),
         "odd_cells": Pupil(
             '{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"
         ),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
-        "other_lesson": Pupil(nbformat.writes(unrelated()), "foreign", (0, 0), "is this the right file?"),
     }
 
 
@@ -137,12 +122,11 @@ def colab(notebook):
     return json.dumps(document)
 
 
-def without_metadata(notebook, ids=True):
+def without_metadata(notebook):
     copy = json.loads(nbformat.writes(notebook))
     for cell in copy["cells"]:
         cell["metadata"] = {}
-        if not ids:
-            del cell["id"]
+        del cell["id"]
     return json.dumps(copy)
 
 
@@ -158,23 +142,15 @@ def twice(notebook, *names):
     return json.dumps(copy)
 
 
-def with_source(notebook, name, source):
+def changed(notebook, name="decay-test", **changes):
     copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).source = source
+    next(cell for cell in copy.cells if cell.id == name).update(changes)
     return copy
 
 
 def with_meta(notebook, name, **changes):
     copy = deepcopy(notebook)
     next(cell for cell in copy.cells if cell.id == name).metadata.nbgrader.update(changes)
-    return copy
-
-
-def as_markdown(notebook, name):
-    copy = deepcopy(notebook)
-    at = next(k for k, cell in enumerate(copy.cells) if cell.id == name)
-    old = copy.cells[at]
-    copy.cells[at] = new_markdown_cell(old.source, id=old.id, metadata=old.metadata)
     return copy
 
 
@@ -188,7 +164,3 @@ def first(notebook, name):
     copy = deepcopy(notebook)
     copy.cells.sort(key=lambda cell: cell.id != name)
     return copy
-
-
-def unrelated():
-    return nbformat.v4.new_notebook(cells=[new_code_cell("print('shopping list')"), new_markdown_cell("eggs")])

