@@ -201,14 +201,6 @@ def test_record_survives_json_and_cannot_be_changed(model):
     assert test == test and test != again  # by identity: arrays have no truth value
 
 
-@pytest.mark.parametrize("tick, progress, shown", [(0.5, True, True), (0.0, True, False), (0.5, False, False)])
-def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(tick, progress, shown, monkeypatch, capsys, model):
-    bars(monkeypatch, tick)
-    sweep(model, sgd(model), progress=progress)
-    said = capsys.readouterr().err
-    assert ("range test:" in said and "/25 " in said) == shown and not said.rsplit("\r", 1)[-1].strip()
-
-
 def test_a_bar_is_done_where_divergence_ends_the_sweep_and_closed_after_an_error(monkeypatch, model):
     """In a notebook, tqdm leaves a bar that is not done standing in red."""
     closed = bars(monkeypatch, 0.5)
