@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 import torch
-from toy import bars, press_ctrl_c
+from toy import press_ctrl_c
 
 from lrtut import mlp, sweep, train
 from lrtut.data import load_mnist
@@ -174,11 +174,3 @@ def test_the_workers_end_with_the_sweep():
     for thread in workers() - before:
         thread.join(60)
         assert not thread.is_alive()
-
-
-@pytest.mark.parametrize("tick, progress, shown", [(2.0, True, True), (0.0, True, False), (2.0, False, False)])
-def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(tick, progress, shown, monkeypatch, capsys):
-    bars(monkeypatch, tick)
-    sweep(square, [0.1, 0.2, 0.3], progress=progress)
-    said = capsys.readouterr().err
-    assert ("/3 " in said) == shown and not said.rsplit("\r", 1)[-1].strip()

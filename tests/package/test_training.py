@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from toy import bars, network, pairs, samples, sgd
 
-from lrtut import Digits, History, batches, evaluate, lr_range_test, train
+from lrtut import Digits, History, batches, evaluate, lr_range_test, sweep, train
 
 
 def setting(lr=0.1, **kwargs):
@@ -168,13 +168,20 @@ def test_batches_are_moved_to_where_the_model_is(use):
     assert places == {"meta"}
 
 
+BARS = {
+    "train": lambda progress: train(*setting(), epochs=5, progress=progress),
+    "range test": lambda progress: lr_range_test(*setting(), steps=20, progress=progress),
+    "sweep": lambda progress: sweep(lambda lr, seed: lr, range(20), progress=progress),
+}
+
+
 @pytest.mark.parametrize("tick, progress, shown", [(0.5, True, True), (0.0, True, False), (0.5, False, False)])
-def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(tick, progress, shown, monkeypatch, capsys):
-    model, optimizer, data = setting()
+@pytest.mark.parametrize("name, use", BARS.items(), ids=BARS)
+def test_a_bar_shows_after_two_seconds_unless_it_is_not_wanted(name, use, tick, progress, shown, monkeypatch, capsys):
     bars(monkeypatch, tick)
-    train(model, optimizer, data, epochs=5, progress=progress)
+    use(progress)
     said = capsys.readouterr().err
-    assert ("train:" in said and "/20 " in said) == shown and (shown or said == "")
+    assert (f"{name}:" in said and "/20 " in said) == shown and (shown or said.strip() == "")
     assert not said.rsplit("\r", 1)[-1].strip()  # wiped
 
 
