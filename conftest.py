@@ -12,7 +12,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import nbformat
 import nbmake.pytest_items
 import pytest
-import watch
 from nbmake.nb_result import NotebookError, NotebookResult
 from nbmake.nb_run import NotebookRun
 
@@ -21,12 +20,16 @@ class StrictRun(NotebookRun):
     """nbmake looks at errors alone; this looks at stderr, at alt texts and at what tests/lessons/watch.py watches, too."""
 
     def execute(self) -> NotebookResult:
+        import watch
+
         with tempfile.TemporaryDirectory() as folder:
             notebook, self.filename = watch.watched(self.filename), Path(folder) / self.filename.name
             nbformat.write(notebook, self.filename)
             return self.execute_strictly()
 
     def execute_strictly(self) -> NotebookResult:
+        import watch
+
         from lrtut.execution import on_stderr
 
         # A kernel that finds this variable does not hand on what libraries in C write on stderr.

@@ -27,10 +27,13 @@ NUMBER = re.compile(
     r"(?:a|one|two|three|four) (?:third|quarter|fifth|sixth|tenth|twentieth|fiftieth|hundredth|thousandth|ten-thousandth)s?)\b",
     re.I,
 )
+COMPARATIVE = (
+    "larger|smaller|higher|lower|faster|slower|longer|shorter|closer|farther|fewer|earlier|steeper|calmer|better|worse"
+)
 COMPARISON = re.compile(
-    r"\bthan\b|\b(?:larg|small|high|low|fast|slow|long|short|clos|farth|few|steep|shallow|calm)est\b|\b(?:best|worst|equal|equally)\b"
-    r"|(?<!no )\b(?:(?:larg|small|high|low|fast|slow|long|short|clos|farth|few|earli|steep|calm)er|better|worse)"
-    r"(?=[.,:;]| (?:and|each|every|at|in|on|by|towards)\b)|\b(?:above|below|beyond) \S|\b(?:diverge|converge|differ)s?\b",
+    r"\b(?:than|best|worst|equal|equally|diverges?|converges?|differs?|(?:large|small|high|low|fast|slow|long|short|close|"
+    r"farth|few|steep|shallow|calm)e?st)\b|\b(?:above|below|beyond) \S"
+    rf"|(?<!no )\b(?:{COMPARATIVE})(?=[.,:;]| (?:and|each|every|at|in|on|by|towards)\b)",
     re.I,
 )
 REASON = re.compile(

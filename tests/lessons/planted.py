@@ -1,7 +1,6 @@
 """Mistakes that people make, planted in the lessons one at a time: does a check turn red each time?
 
-    uv run python tests/lessons/planted.py          all lessons, on the digits
-    uv run python tests/lessons/planted.py 02 03    some lessons
+    uv run python tests/lessons/planted.py [02 03 …]      on the digits
 
 planted/<lesson>.yaml lists them: in `cell`, `old` becomes `new`. `old` must occur there exactly once.
 

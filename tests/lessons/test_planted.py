@@ -28,7 +28,7 @@ def test_a_mistake_that_does_not_fit_its_cell_is_refused():
         ("x = 2", "two-check"),
         ("x = 1", ""),
         ("x = 1 / 0", ""),
-        ("import lrtut\nlrtut.load_mnist(train_size=-1)", "refused: "),
+        ("import lrtut\nlrtut.load_mnist(train_size=0)", "refused: "),
     ],
 )
 def test_what_catches_a_mistake(source, caught):

@@ -4,8 +4,7 @@ Every assertion of its checks ran; every figure has an alt text; the key figures
 holds these: the cell after which to read it, the expression, the share by which it may differ, and its value on each data
 set. This records the values anew, on the data that LRTUT_DATA names:
 
-    uv run python tests/lessons/watch.py          all lessons
-    uv run python tests/lessons/watch.py 01 05    some lessons
+    uv run python tests/lessons/watch.py [01 05 …]
 """
 
 import itertools
@@ -47,14 +46,19 @@ def watched(path):
     code_cells(notebook)[0].source += "\n_ran, _figures = set(), {}"
     for cell in code_cells(notebook):
         if is_check(cell):
-            number = itertools.count(1)
-            note = lambda found: f'{found[1]}_ran.add("{cell.id}, assertion {next(number)}"); '  # noqa: B023, E731
-            cell.source = re.sub(r"^(\s*)(?=assert\b)", note, cell.source, flags=re.M)
+            cell.source = with_notes(cell)
         for name, figure in figures.items():
             if figure["cell"] == cell.id:
                 cell.source += f"\n_figures[{name!r}] = {figure['is']}"
     notebook.cells.append(nbformat.v4.new_code_cell(REPORT))
     return notebook
+
+
+def with_notes(cell):
+    """The source of a check in which each assertion is noted, on its own line, just before it runs."""
+    number = itertools.count(1)
+    note = lambda found: f'{found[1]}_ran.add("{cell.id}, assertion {next(number)}"); assert'  # noqa: E731
+    return re.sub(r"^(\s*)assert\b", note, cell.source, flags=re.M)
 
 
 def report(notebook):
@@ -66,21 +70,19 @@ def problems(notebook, name):
     """What is wrong with a watched notebook that ran without an error, as pairs of a cell's index and a sentence."""
     found = []
     for i, cell in enumerate(notebook.cells):
-        shown = [output.get("data", {}) for output in cell.get("outputs", [])]
-        if any(
-            "image/png" in data or re.search(r'<img(?! alt="[^"]{20})', data.get("text/html", "")) for data in shown
-        ):
-            found.append((i, "a figure has no alt text"))
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "image/png" in data or re.search(r'<img(?! alt="[^"]{20})', data.get("text/html", "")):
+                found.append((i, "a figure has no alt text"))
     if notebook.cells[-1].source != REPORT:
         return found
-    seen, figures = report(notebook), recorded(name)
+    seen, figures, place = report(notebook), recorded(name), {cell.id: i for i, cell in enumerate(notebook.cells)}
     for i, cell in enumerate(notebook.cells):
-        expected = re.findall(r'_ran\.add\("(.+?)"\); assert', cell.source)
-        found += [(i, f"{one} never ran") for one in expected if one not in seen["ran"]]
-        for name, now in seen["figures"].items():
-            was, within = figures[name][data_set()], figures[name]["within"]
-            if figures[name]["cell"] == cell.get("id") and not near(now, was, within):
-                found.append((i, f"key figure, {name}: was {was}, is {now} (may differ by {within:g} of it)"))
+        noted = re.findall(r'_ran\.add\("(.+?)"\); assert', cell.source)
+        found += [(i, f"{assertion} never ran") for assertion in noted if assertion not in seen["ran"]]
+    for key, now in seen["figures"].items():
+        was, within = figures[key][data_set()], figures[key]["within"]
+        if not near(now, was, within):
+            found.append((place[figures[key]["cell"]], f"key figure, {key}: was {was}, is {now} (within {within:g})"))
     return found
 
 
@@ -94,7 +96,8 @@ def near(now, was, within):
 def run(path):
     """The report of a lesson, run here."""
     notebook = watched(path)
-    NotebookClient(notebook, kernel_name="python3").execute()
+    quiet = ["--IPKernelApp.log_level=ERROR"]
+    NotebookClient(notebook, kernel_name="python3", extra_arguments=quiet).execute()
     return report(notebook)
 
 
@@ -107,14 +110,11 @@ def main():
         if path.name[:2] in (sys.argv[1:] or path.name):
             figures = recorded(path.stem)
             for name, value in run(path)["figures"].items():
-                was, figures[name][data_set()] = figures[name].get(data_set()), value
-                print(f"{path.stem}, {name}: was {was}, is {value}")
-            write(path.stem, figures)
-
-
-def write(name, figures):
-    text = yaml.dump(figures, sort_keys=False, allow_unicode=True, width=115, default_flow_style=None)
-    (FIGURES / f"{name}.yaml").write_text(text, encoding="utf-8")
+                value = json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.10g}"))
+                print(f"{path.stem}, {name}: was {figures[name].get(data_set())}, is {value}")
+                figures[name][data_set()] = value
+            text = yaml.dump(figures, sort_keys=False, allow_unicode=True, width=115, default_flow_style=None)
+            (FIGURES / f"{path.stem}.yaml").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
