@@ -1,8 +1,8 @@
 """Learning-rate finders against the truth: `uv run nox -s benchmarks -- finders`.
 
-The truth of a task is a grid of constant rates, three a decade, each trained with three seeds: the validation loss after
-`Task.steps` steps, averaged over the seeds. Each finder is run at its defaults with three seeds; each rate that it
-suggests is trained with the grid's seeds, none of which a finder has seen, and gets a regret:
+The truth of a task is a grid of constant rates, three a decade, each trained with three seeds: the validation loss
+after `Task.steps` steps, averaged over the seeds. Each finder is run at its defaults with three seeds; each rate that
+it suggests is trained with the grid's seeds, none of which a finder has seen, and gets a regret:
 
     (its loss - the best loss of the grid) / (loss of guessing - the best loss of the grid), held between 0 and 1
 
@@ -259,9 +259,8 @@ def ranking(tasks: list[Task], records: dict) -> str:
         found = {task: records[task.name]["finders"][name] for task in tasks}
         means = [statistics.fmean(regret(task, records[task.name], one) for one in found[task]) for task in tasks]
         failures = sum(one["lr"] is None for three in found.values() for one in three)
-        spreads = [
-            math.log10(max(lrs) / min(lrs)) for three in found.values() if len(lrs := [s["lr"] for s in three if s["lr"]]) > 1
-        ]  # fmt: skip
+        rates = [[one["lr"] for one in three if one["lr"]] for three in found.values()]
+        spreads = [math.log10(max(lrs) / min(lrs)) for lrs in rates if len(lrs) > 1]
         spread = f"{statistics.median(spreads):.2f}" if spreads else ""
         rows.append((statistics.fmean(means), max(means), statistics.median(means), failures, spread, name))
     for mean, worst, median, failures, spread, name in sorted(rows):
@@ -286,7 +285,7 @@ WIDTHS, DIVISORS = (0.1, 0.2, 0.3), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
 def measure_minimum(task: Task, record: dict, names: list[str]) -> dict:
-    """Fill in what the record of a tuning task lacks: its grid, and the rate at the minimum for each width and seed."""
+    """Fill in what the record of a tuning task lacks: its grid, and for each width and seed the rate at the minimum."""
     torch.set_num_threads(1)
     grid = record.setdefault("grid", {})
     if not grid:
@@ -303,12 +302,16 @@ def measure_minimum(task: Task, record: dict, names: list[str]) -> dict:
 
 
 def read_off(task: Task, record: dict, lr: float) -> float:
-    """The regret of a rate, read off the grid of the truth: linear between its points, over the logarithm of the rate."""
+    """The regret of a rate, read off the grid of the truth: linear between its points, over the rate's logarithm."""
     worst = guessing(task)
     lrs = sorted(map(float, record["grid"]))
     losses = [mean_loss(record["grid"][str(rate)], worst) for rate in lrs]
     loss = np.interp(math.log(lr), np.log(lrs), losses)
     return float((loss - min(losses)) / (worst - min(losses)))
+
+
+def mean_regret(task: Task, record: dict, width: str, divisor: float) -> float:
+    return statistics.fmean(read_off(task, record, lr / divisor) for lr in record["minimum"][width])
 
 
 def show_tuning(records: dict) -> None:
@@ -318,21 +321,14 @@ def show_tuning(records: dict) -> None:
         print(f"\n{title}: {len(tasks)} tasks\nwidth  divisor   mean  worst  (BatchNorm mean)")
         for width in map(str, WIDTHS):
             for divisor in DIVISORS:
-                means = {
-                    t: statistics.fmean(read_off(t, records[t.name], lr / divisor) for lr in records[t.name]["minimum"][width])
-                    for t in tasks
-                }  # fmt: skip
+                means = {t: mean_regret(t, records[t.name], width, divisor) for t in tasks}
                 normed = statistics.fmean(value for t, value in means.items() if "BatchNorm" in t.model)
                 worst = max(means, key=means.get)
-                print(
-                    f"{width:6} {divisor:<8} {statistics.fmean(means.values()):.3f}   {means[worst]:.2f}   ({normed:.3f})  {worst.name}"
-                )
+                mean = statistics.fmean(means.values())
+                print(f"{width:6} {divisor:<8} {mean:.3f}   {means[worst]:.2f}   ({normed:.3f})  {worst.name}")
         for task in tasks:
             fine = np.geomspace(0.1, 1000, 401)
-            lost = [
-                statistics.fmean(read_off(task, records[task.name], lr / d) for lr in records[task.name]["minimum"]["0.2"])
-                for d in fine
-            ]  # fmt: skip
+            lost = [mean_regret(task, records[task.name], "0.2", divisor) for divisor in fine]
             good = fine[np.array(lost) < min(lost) + 0.03]
             print(f"{task.name:45} least {min(lost):.3f}; within 3 % of it from {good[0]:.2g} to {good[-1]:.2g}")
 

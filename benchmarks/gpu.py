@@ -1,9 +1,10 @@
 """What a GPU changes: `uv run nox -s benchmarks -- gpu`, on a machine with a CUDA device.
 
 In one run, interleaved, each the median of the repeats:
-  epoch  `lrtut.train` with `lrtut.small_cnn`, batch 128, an epoch of MNIST: on the CPU, with the tensors on the GPU, and
-         as a bare loop on the GPU
-  test   200 steps of `lrtut.lr_range_test` with `lrtut.mlp`, batch 64, on the GPU, beside 200 bare steps whose loss is read
+  epoch  `lrtut.train` with `lrtut.small_cnn`, batch 128, an epoch of MNIST: on the CPU, with the tensors on the GPU,
+         and as a bare loop on the GPU
+  test   200 steps of `lrtut.lr_range_test` with `lrtut.mlp`, batch 64, on the GPU, beside 200 bare steps whose loss
+         is read
 
 The course's networks are small: what limits them on a GPU is the launch of kernels, not arithmetic. The results go to
 results/gpu.jsonl. LRTUT_DATA names the folder that holds MNIST. It takes less than a minute.

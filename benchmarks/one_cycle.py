@@ -1,10 +1,11 @@
 """How high a peak for OneCycleLR: `uv run nox -s benchmarks -- one_cycle`.
 
-On the standard tasks of finders.py, each trained with three seeds at multiples of lrtut's suggestion (the geometric mean
-of its three tests, from results/finders.jsonl): at that rate throughout, and by `OneCycleLR` with that rate as its peak.
-The regret of a multiple is as in finders.py, against the best of everything that is trained here.
+On the standard tasks of finders.py, each trained with three seeds at multiples of lrtut's suggestion (the geometric
+mean of its three tests, from results/finders.jsonl): at that rate throughout, and by `OneCycleLR` with that rate as
+its peak. The regret of a multiple is as in finders.py, against the best of everything that is trained here.
 
-Results go to results/one_cycle.jsonl after each task, and a call goes on where the last one stopped. LRTUT_DATA names the folder that holds MNIST.
+Results go to results/one_cycle.jsonl after each task, and a call goes on where the last one stopped. LRTUT_DATA names
+the folder that holds MNIST.
 """
 
 from __future__ import annotations

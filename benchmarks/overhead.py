@@ -3,15 +3,16 @@
 CPU time per step of `lrtut.lr_range_test` and of four other finders, over that of a bare training step (zero_grad,
 forward, cross_entropy, backward, step), for three models of growing cost, SGD, batch 64, one torch thread.
 
-All read the same list of batches in memory, at rates so small that none stops early: the steps are counted. Each finder is
-given the cheapest thing that it accepts (plain lists, no logger, no bar where it can be turned off), and none is asked for
-a suggestion. A finder's time is that of its whole call, with its snapshot or checkpoint and the putting back; the model,
-the optimizer and the Trainer, Engine or Learner that the user owns are made beforehand. A call of 200 steps gives `ratio`;
-a call of 400 less one of 200 gives `marginal`, what is left of it without the fixed costs.
+All read the same list of batches in memory, at rates so small that none stops early: the steps are counted. Each
+finder is given the cheapest thing that it accepts (plain lists, no logger, no bar where it can be turned off), and
+none is asked for a suggestion. A finder's time is that of its whole call, with its snapshot or checkpoint and the
+putting back; the model, the optimizer and the Trainer, Engine or Learner that the user owns are made beforehand. A
+call of 200 steps gives `ratio`; a call of 400 less one of 200 gives `marginal`, what is left of it without the fixed
+costs.
 
-Every repetition measures each finder in turn, in rotating order, each right after a bare loop of as many steps; the ratio
-of such a pair is what counts, so that another job on the machine disturbs little. The row `bare` is the bare loop against
-itself: how well the measurement is to be trusted. The figures go to results/overhead.jsonl.
+Every repetition measures each finder in turn, in rotating order, each right after a bare loop of as many steps; the
+ratio of such a pair is what counts, so that another job on the machine disturbs little. The row `bare` is the bare
+loop against itself: how well the measurement is to be trusted. The figures go to results/overhead.jsonl.
 
 It takes about seven minutes of CPU time.
 """
@@ -229,7 +230,7 @@ def cpu_seconds(finder: Callable, make_model: Callable, batches: Batches, folder
 
 
 def measure(make_model: Callable, batches: Batches, repeats: int) -> dict[str, dict]:
-    """For each finder: steps in a call of `STEPS`; the ratio and the marginal ratio to a bare step of each repetition."""
+    """For each finder: steps in a call; the ratio and the marginal ratio to a bare step, over all repetitions."""
     once, twice = batches[:STEPS], batches[: 2 * STEPS]
     names = list(FINDERS)
     found = {name: {"ratio": [], "marginal": [], "bare_us": []} for name in names}
@@ -273,8 +274,9 @@ def table() -> str:
     bare_us = ", ".join(f"{name} {found['bare']['bare_us']['median']:.0f} µs" for name, found in models.items())
     lines += [
         "",
-        f"CPU time per step over that of a bare step ({bare_us}): medians of {made_on['repeats']} repetitions, quartiles in "
-        f"brackets. {STEPS} steps of batch {BATCH}, fixed costs of a call included; marginal: {2 * STEPS} steps less {STEPS}.",
+        f"CPU time per step over that of a bare step ({bare_us}): medians of {made_on['repeats']} repetitions, "
+        f"quartiles in brackets. {STEPS} steps of batch {BATCH}, fixed costs of a call included; marginal: "
+        f"{2 * STEPS} steps less {STEPS}.",
         "",
         measured_on(made_on["machine"]),
     ]

@@ -9,8 +9,8 @@ It measures seconds an epoch of 60,000 images, seconds to 99 % test accuracy for
 then, on all cores, how much `lrtut.sweep` gains over one worker, and what `import lrtut` costs beside torch and pyplot.
 
 Each measurement is a process of its own and is kept at once in results/training.jsonl; a call goes on where the last
-one stopped (--fresh begins anew). LRTUT_DATA names the folder that holds MNIST. All of it takes about an hour and a half
-on a slow core: a needs nearly all of that.
+one stopped (--fresh begins anew). LRTUT_DATA names the folder that holds MNIST. All of it takes about an hour and a
+half on a slow core: a needs nearly all of that.
 """
 
 from __future__ import annotations
@@ -300,9 +300,10 @@ def table() -> str:
         "",
         f"- d / c, CPU seconds, median of {len(results['c_against_d()']['ratios'])} pairs of 100 steps each, in turn: "
         f"{ratio['c_against_d()']:.3f}",
-        f"- 99 % test accuracy: d takes 1/{reached['a'] / reached['d']:.0f} of a's time. a needed {epochs_to['a']} epochs "
-        f"(three seeds); d ended its six OneCycle epochs at {ends}.",
-        f"- `sweep` on {results['sweep_gain()']['cores']} cores against one worker: {ratio['sweep_gain()']:.2f} × as fast",
+        f"- 99 % test accuracy: d takes 1/{reached['a'] / reached['d']:.0f} of a's time. a needed {epochs_to['a']} "
+        f"epochs (three seeds); d ended its six OneCycle epochs at {ends}.",
+        f"- `sweep` on {results['sweep_gain()']['cores']} cores against one worker: "
+        f"{ratio['sweep_gain()']:.2f} × as fast",
         f"- `import lrtut` against `import torch, matplotlib.pyplot`, CPU seconds: {ratio['import_cost()']:.3f}",
         "",
         measured_on(made_on),

@@ -1,7 +1,7 @@
 """Make a new lesson: `uv run nox -s new -- "Title of the lesson"`.
 
-It has the setup cell of the other lessons and one section that runs and passes the tests: replace its words and its code.
-The lesson before links to it, and the README's table has its row.
+It has the setup cell of the others and one section that runs and passes the tests: replace its words and its code. The
+lesson before links to it, and the README's table has its row.
 """
 
 import re
@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 
 ROOT = Path(__file__).parents[1]
 FOLDED = {"tags": ["check", "hide-input"], "jupyter": {"source_hidden": True}, "cellView": "form"}
-HEAD = "After this lesson you can\n\n- do this;\n- and that;\n- and say why.\n\n**Time:** 10 minutes to read, seconds to run."
+HEAD = "After this lesson you can\n\n- do this;\n- do that;\n- say why.\n\n**Time:** 10 minutes to read."
 QUESTION = "## The question\n\n**Predict before you run.** Does `mlp` learn anything in one epoch at the rate 0.1?"
 RUN = """data = lrtut.load_mnist(train_size=2560)
 model = lrtut.mlp(seed=0)
@@ -48,8 +48,7 @@ def main(title: str) -> None:
     ]
     nbformat.write(notebook, path)
     readme = ROOT / "README.md"
-    page = readme.read_text(encoding="utf-8")
-    row = re.search(rf".*\(notebooks/{last.name}\).*\n", page)[0]
+    row = re.search(rf".*\(notebooks/{last.name}\).*\n", page := readme.read_text(encoding="utf-8"))[0]
     new = f"| {number} | [{title}](notebooks/{path.name}) |{' |' * (row.count('|') - 3)}\n"
     readme.write_text(page.replace(row, row + new), encoding="utf-8")
     print(f"notebooks/{path.name}, and its row in README.md")

@@ -204,7 +204,7 @@ def test_progress_bars_show_and_leave(lab, page):
         window.seen = {};
         setInterval(() => document.querySelectorAll('.jp-Cell-outputArea').forEach((area, i) => {
             for (const bar of area.querySelectorAll('.progress-bar'))
-                (window.seen[i] ??= []).push([bar.getBoundingClientRect().height, area.innerText.replace(/\\s+/g, ' ')]);
+                (window.seen[i] ??= []).push([bar.clientHeight, area.innerText.replace(/\\s+/g, ' ')]);
         }), 50);
     }""")
     run_all(lab, page, "bars.ipynb")

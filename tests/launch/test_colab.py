@@ -1,7 +1,7 @@
 """The notebooks on a machine with Colab's packages, and without a checkout or lrtut: `uv run nox -s setup_cell`.
 
-Makes an environment of tests/launch/environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on
-the same disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
+Makes an environment of environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on the same
+disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
 """
 
 import os

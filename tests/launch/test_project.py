@@ -1,4 +1,4 @@
-"""What a reader is told works: the README's commands are CI's, links and conda's packages are right, the import is light."""
+"""What a reader is told works: the README's commands, its badges, conda's packages, an import that costs little."""
 
 import re
 import subprocess
