@@ -1,6 +1,6 @@
 """The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
 
-from lrtut import claims
+from lrtut import claims, explore
 from lrtut.alttext import alt_text
 from lrtut.data import Digits, batches, load_mnist, normalise
 from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
@@ -23,6 +23,7 @@ __all__ = [
     "alt_text",
     "batches",
     "evaluate",
+    "explore",
     "lr_colors",
     "lr_range_test",
     "load_mnist",
