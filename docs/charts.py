@@ -1,4 +1,4 @@
-"""Sphinx: show the charts of `lrtut.explore`. Vega's JavaScript is written once, and loaded by the pages that have one."""
+"""Sphinx: show the charts of `lrtut.explore`. Pages that have one load the JavaScript, Vega included, from one file."""
 
 import html
 import json
@@ -8,40 +8,14 @@ import vl_convert
 from docutils import nodes
 from myst_nb.core.render import load_mime_renders
 
-from lrtut.explore.chart import MIME, OPTIONS
+from lrtut.explore.chart import MIME
 
-# Draws each chart, again when the theme changes (the sliders stay where they are), and has its lines read aloud.
-DRAW = """
-const themes = matchMedia("(prefers-color-scheme: dark)");
-
-async function draw(chart) {
-  const spec = (chart.spec ??= JSON.parse(chart.querySelector("script").text));
-  for (const p of spec.params) if (p.bind && chart.view) p.value = chart.view.signal(p.name);
-  if (chart.clientWidth < 700) spec.columns = 1;
-  const { theme } = document.body.dataset;
-  const dark = theme === "dark" || (theme !== "light" && themes.matches);
-  const options = { ...OPTIONS, mode: "vega-lite", theme: dark ? "dark" : "default", config: { background: "transparent" } };
-  chart.view = (await vegaEmbed(chart.querySelector("div"), spec, options)).view;
-}
-
-for (const chart of document.querySelectorAll(".chart")) {
-  draw(chart);
-  chart.addEventListener("input", async () => {
-    await chart.view.runAsync();
-    const lines = ["lines", "code"].flatMap((name) => chart.view.signal(name));
-    chart.querySelector("[aria-live]").textContent = lines.join(" ");
-  });
-}
-const redraw = () => document.querySelectorAll(".chart").forEach(draw);
-new MutationObserver(redraw).observe(document.body, { attributeFilter: ["data-theme"] });
-themes.addEventListener("change", redraw);
-"""
 HTML = """<div>{description}</div><p class="visually-hidden" aria-live="polite"></p>
 <script type="application/json">{spec}</script>"""  # in a <div class="chart">, which docutils makes of the class
 
 
 class Charts:
-    """What MyST-NB asks how to show an output; it finds such a class by an entry point, or in the list that it keeps."""
+    """What MyST-NB asks how to show an output: it finds such a class by an entry point, or in its list."""
 
     mime_priority_overrides = [("*", MIME, 1)]
 
@@ -55,7 +29,7 @@ class Charts:
 
 
 def write_javascript(app):
-    bundle = vl_convert.javascript_bundle(DRAW.replace("OPTIONS", json.dumps(OPTIONS)))
+    bundle = vl_convert.javascript_bundle(Path(__file__).with_suffix(".js").read_text("utf-8"))
     folder = Path(app.outdir, "_static")
     folder.mkdir(parents=True, exist_ok=True)
     # Its names are a module's; but a browser loads no module for a page that is opened as a file.

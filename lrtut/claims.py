@@ -1,10 +1,9 @@
 """The line under a folded check: "✓ 6 claims of this section hold here", or the sentences that did not hold.
 
 A check is a cell that begins with `# @title Check:`. In it, a comment that quotes the prose stands above the assertions
-that back it; a claim is a quote, and it holds if every one of its assertions ran and held (one that quotes nothing is
-not counted). `import lrtut` in a notebook
-makes each assertion of a check count, so that none hides another, and a claim that fails is named and stops nobody.
-With LRTUT_CLAIMS=strict in the environment, as in tests and in `lrtut run`, it is an error.
+that back it. A claim is a quote; it holds if each of its assertions ran and held. `import lrtut` in a notebook has every
+assertion tried, so that none hides another: a claim that fails is named, and stops nobody. With LRTUT_CLAIMS=strict in
+the environment, as in tests and in `lrtut run`, it is an error.
 
 Other cells and other errors are left alone, and nothing is kept from one cell for the next.
 """
@@ -62,8 +61,8 @@ class Checks(ast.NodeTransformer):
         if not result.error_in_exec:  # which has said already where the check ended
             lines += [f"✗ was not checked here: «{claim}»" for claim in claims if claim in missed]
             holding = sum(not claim.startswith("`assert ") for claim in claims.keys() - failed - missed)
-            some = "1 claim of this section holds" if holding == 1 else f"{holding} claims of this section hold"
-            lines += [f"✓ {some} here"] if holding else []
+            some = f"{holding} claims of this section hold" if holding > 1 else "1 claim of this section holds"
+            lines += [f"✓ {some} here"] * (holding > 0)
         if lines:
             from IPython.display import display
 

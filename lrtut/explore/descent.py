@@ -36,7 +36,8 @@ def parabola() -> Chart:
     ]
     lines = (
         "['At η = ' + format(lr, '.2f') + ' w ' + (lr > border - 1e-9 ? 'does not arrive.' : jumps ? "
-        "'jumps across and arrives.' : 'comes in from one side.'), 'The border is 2(1 + β)/λ = ' + format(border, '.3f') + '.']"
+        "'jumps across and arrives.' : 'comes in from one side.'), "
+        "'The border is 2(1 + β)/λ = ' + format(border, '.3f') + '.']"
     )
     color, loss = by_rate(0.01, 1.2), formula(loss="curvature * datum.w * datum.w / 2")
     on_the_bowl = {"x": axis("w", "w", [-2, 2]), "y": axis("loss", "loss ½ λ w²", [0, 8])}
@@ -62,7 +63,7 @@ def parabola() -> Chart:
     steps = descent(24, "1", "1 - lr * curvature")
     return Chart(
         "Gradient descent on a parabola, with sliders for learning rate, curvature and momentum. First panel: the "
-        "parabola and the path on it. Second: w at each step. Third: the rates that arrive, their border, and this rate.",
+        "parabola and the path on it. Second: w at each step. Third: the rates that arrive, the border, and this rate.",
         lines,
         params,
         columns=2,
@@ -78,7 +79,7 @@ def parabola() -> Chart:
 
 
 def valley() -> Chart:
-    """Gradient descent in a valley, ½ (λu² + v²), from u = 1, v = 8. Sliders: the rate, the steep curvature λ, the momentum.
+    """Gradient descent on ½ (λu² + v²) from u = 1, v = 8. Sliders: the rate, the steep curvature λ, the momentum.
 
     Example:
         lrtut.explore.valley()

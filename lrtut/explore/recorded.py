@@ -57,7 +57,7 @@ def sweep(runs: Sequence[Run]) -> Chart:
     curve = path(axis("step", "step"), axis("loss", "training loss", log=True), color, size={"value": 14})
     curve[0]["encoding"]["detail"] = {"field": "seed"}
     return Chart(
-        f"Final loss against learning rate, for {len(lrs)} rates from {lrs[0]:g} to {lrs[-1]:g}, and the loss curves of "
+        f"Final loss against learning rate, {len(lrs)} rates from {lrs[0]:g} to {lrs[-1]:g}, and the loss curves of "
         "the rate that the slider chooses. " + " ".join(said),
         f"{json.dumps(said)}[rate]",
         [slider("rate", "rate, from the smallest to the largest", 0, len(lrs) - 1, 1, best)],
@@ -141,14 +141,15 @@ def range_test(test: RangeTest) -> Chart:
     size = {"condition": {"test": "datum.chosen", "value": 160}, "value": 50}
     by = {"field": "by", "type": "nominal", "title": None, "sort": list(RULES)}
     strip = [{"transform": read, "mark": points, "encoding": {"x": x, "y": by, "color": color, "size": size}}]
+    at_lowest = f"({json.dumps(lowest)})['' + smoothing]"
     lines = (
-        f"['The smoothed loss is lowest at ' + format(({json.dumps(lowest)})['' + smoothing], '.2~g') + ',', rule == 'minimum' ? "
-        f"'divided by ' + divisor + ': ' + format(({json.dumps(lowest)})['' + smoothing] / divisor, '.2~g') + '.' : "
+        f"['The smoothed loss is lowest at ' + format({at_lowest}, '.2~g') + ',', rule == 'minimum' ? "
+        f"'divided by ' + divisor + ': ' + format({at_lowest} / divisor, '.2~g') + '.' : "
         f"'and the rule ' + rule + ' reads ' + format(({json.dumps(_at(readings))})[rule], '.2~g') + '.']"
     )
     return Chart(
-        f"A range test from {lrs[0]:.2g} to {lrs[-1]:.2g}: its loss, the smoothed loss, and the rates that {len(RULES)} rules "
-        "read from them, with choices of smoothing and rule, and a slider for the divisor of the rule minimum.",
+        f"A range test from {lrs[0]:.2g} to {lrs[-1]:.2g}: its loss, the smoothed loss, and what {len(RULES)} rules "
+        "read from it, with choices of smoothing and rule, and a slider for the divisor of the rule minimum.",
         lines,
         [
             choice("smoothing", "smoothing, decades", WIDTHS, WIDTH),

@@ -11,8 +11,8 @@ GAMMA = (0.05, 1, 0.05, 0.3)
 STEPS = (1, SHOWN, 1, 20)
 PART = (0.05, 1, 0.05, 0.1)
 
-# For each scheduler: its sliders (lowest, highest, step, value) and choices, the rate after t calls as a Vega expression,
-# and the PyTorch that makes it. `lr` is the optimizer's own rate.
+# For each scheduler: its sliders (lowest, highest, step, value) and choices, the rate after t calls as a Vega
+# expression, and the PyTorch that makes it. `lr` is the optimizer's own rate.
 DESIGNS: dict[str, tuple[dict, str, str]] = {
     "LambdaLR": (
         {"warmup": (1, 30, 1, 10), "stable": (0, 60, 1, 30), "decay": (1, 60, 1, 20)},
@@ -43,7 +43,8 @@ DESIGNS: dict[str, tuple[dict, str, str]] = {
     "LinearLR": (
         {"start_factor": PART, "end_factor": (0, 1, 0.05, 1), "total_iters": STEPS},
         "lr * (start_factor + (end_factor - start_factor) * min(t / total_iters, 1))",
-        "LinearLR(\n    optimizer, start_factor={start_factor},\n    end_factor={end_factor}, total_iters={total_iters})",
+        "LinearLR(\n    optimizer, start_factor={start_factor},\n    "
+        "end_factor={end_factor}, total_iters={total_iters})",
     ),
     "ExponentialLR": (
         {"gamma": (0.5, 1, 0.01, 0.93)},
@@ -133,7 +134,8 @@ DESIGNS: dict[str, tuple[dict, str, str]] = {
         {"start_factor": PART, "total_iters": (1, 30, 1, 10), "step_size": STEPS, "gamma": GAMMA},
         "lr * min(1, start_factor + (1 - start_factor) * t / total_iters) * pow(gamma, floor(t / step_size))",
         "ChainedScheduler([\n    lr_scheduler.LinearLR(\n        optimizer, start_factor={start_factor}, "
-        "total_iters={total_iters}),\n    lr_scheduler.StepLR(\n        optimizer, step_size={step_size}, gamma={gamma})])",
+        "total_iters={total_iters}),\n    lr_scheduler.StepLR(\n        "
+        "optimizer, step_size={step_size}, gamma={gamma})])",
     ),
     "SWALR": (
         {"swa_lr": (0.01, 0.5, 0.01, 0.02), "anneal_epochs": STEPS, "anneal_strategy": ["cos", "linear"]},
@@ -142,13 +144,14 @@ DESIGNS: dict[str, tuple[dict, str, str]] = {
             "done": "anneal_strategy == 'cos' ? (1 - cos(PI * part)) / 2 : part",
             "rate": "lr + (swa_lr - lr) * done",
         },
-        "SWALR(\n    optimizer, swa_lr={swa_lr}, anneal_epochs={anneal_epochs},\n    anneal_strategy='{anneal_strategy}')",
+        "SWALR(\n    optimizer, swa_lr={swa_lr}, anneal_epochs={anneal_epochs},\n    "
+        "anneal_strategy='{anneal_strategy}')",
     ),
 }
 
 
 def schedule(name: str) -> Chart:
-    """A schedule of `lrtut.CATALOGUE`: a slider for each of its numbers, the rate at each step, and the PyTorch to copy.
+    """A schedule of `lrtut.CATALOGUE`: a slider for each number, the rate at each step, and the PyTorch to copy.
 
     Args:
         name: a scheduler of torch, such as `"StepLR"`.
@@ -217,7 +220,7 @@ def half_life() -> Chart:
         "encoding": {"x": x, "y": y, "y2": {"field": "zero"}},
     }
     return Chart(
-        "An exponential decay over 60 epochs, with sliders for γ and for a number of epochs. Dashed lines stand where the "
+        "An exponential decay over 60 epochs, with sliders for γ and for a number of epochs. Dashed lines mark where the "
         "rate is a half, a quarter, an eighth and a sixteenth of the first one.",
         lines,
         [

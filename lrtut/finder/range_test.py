@@ -156,7 +156,7 @@ def lr_range_test(
         train_step: used in place of the built-in step: takes what `batches` yields, does forward, backward and
             `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For batches
             that are dicts, several inputs, mixed precision, gradient accumulation, the validation loss:
-            docs/range_test.md.
+            docs/answers/train_step.md.
         progress: show a bar on anything longer than two seconds.
 
     Raises:

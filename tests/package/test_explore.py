@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import vl_convert
 from torch.optim import lr_scheduler, swa_utils
 
 import lrtut
 from lrtut import explore
 from lrtut.finder.rules import RULES
 
-vl_convert = pytest.importorskip("vl_convert", reason="no vl-convert-python (uv sync --group docs)")
 SETTINGS = 4  # drawn at random for each chart
 
 
@@ -29,7 +29,7 @@ def draw(chart, seed):
 
 
 def shown(chart, setting, fields, part=None):
-    """What Vega makes of a chart: `{field: values}` of its rows (of `part`, a panel), and its texts `lines` and `code`."""
+    """What Vega makes of a chart, or of panel `part`: `{field: values}` of its rows, and its texts `lines` and `code`."""
     panel = {} if part is None else chart.spec["concat"][part]
     transform = chart.spec.get("transform", []) + panel.get("transform", [])
     layers = panel.get("layer", [{}])
