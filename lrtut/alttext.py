@@ -20,9 +20,9 @@ _MOST_SERIES = 12
 def alt_text(figure: Figure) -> str:
     """Describe a figure for a screen reader: each panel's title, axes with their scale and range, and its series.
 
-    ax = lrtut.plot_loss(history)
-    print(lrtut.alt_text(ax.figure))
-    # Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
+    >>> ax = lrtut.plot_loss(history)
+    >>> print(lrtut.alt_text(ax.figure))
+    Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
     """
     panels = [ax for ax in figure.axes if ax.get_visible()]
     parts = [_describe(ax) for ax in panels]

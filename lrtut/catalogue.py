@@ -46,20 +46,13 @@ def _sequence(optimizer: Optimizer) -> LRScheduler:
 
 
 def _chain(optimizer: Optimizer) -> LRScheduler:
-    return lr_scheduler.ChainedScheduler(
-        [
-            lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=10),
-            lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5),
-        ]
-    )
+    warmup = lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=10)
+    return lr_scheduler.ChainedScheduler([warmup, lr_scheduler.StepLR(optimizer, step_size=20, gamma=0.5)])
 
 
 _TABLE = {
     "LambdaLR": (
-        partial(
-            lr_scheduler.LambdaLR,
-            lr_lambda=partial(warmup_stable_decay, warmup=10, stable=30, decay=20),
-        ),
+        partial(lr_scheduler.LambdaLR, lr_lambda=partial(warmup_stable_decay, warmup=10, stable=30, decay=20)),
         "η · f(t)",
         "Any schedule that you can write as a function of the step. A plain function is not saved with its state.",
     ),
@@ -142,9 +135,4 @@ _TABLE = {
 }
 
 CATALOGUE: dict[str, Entry] = {name: Entry(name, *what) for name, what in _TABLE.items()}
-"""Every scheduler of `torch.optim.lr_scheduler`, and `SWALR`, by its name.
-
-    entry = lrtut.CATALOGUE["StepLR"]
-    print(entry.formula, entry.use)
-    plan = lrtut.preview(entry.make, lr=0.1, steps=60, metric=entry.metric)
-"""
+"""Every scheduler of `torch.optim.lr_scheduler`, and `SWALR`, by its name."""

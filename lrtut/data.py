@@ -82,9 +82,9 @@ def load_mnist(
 ) -> Digits:
     """Load MNIST, or the digits that come with scikit-learn where MNIST cannot be downloaded.
 
-        data = lrtut.load_mnist(train_size=2560)
-        print(data.x_train.shape)  # torch.Size([2560, 1, 28, 28])
-        for x, y in lrtut.batches(data.x_train, data.y_train): ...
+    >>> data = lrtut.load_mnist(train_size=2560)
+    >>> print(data.x_train.shape)  # torch.Size([2560, 1, 28, 28])
+    >>> batches = lrtut.batches(data.x_train, data.y_train)
 
     It looks in `root`, then in the folder that the environment variable `LRTUT_DATA` names (both in torchvision's
     layout, `<root>/MNIST/raw/train-images-idx3-ubyte` …; the word `digits` in place of a folder asks for
@@ -165,9 +165,9 @@ def batches(
 ) -> Batches:
     """Cut `x`, `y` into batches: an iterable with a length that you can pass over as often as you like.
 
-        for x, y in lrtut.batches(data.x_train, data.y_train, 64, seed=0):
-            loss = F.cross_entropy(model(x), y)
-            ...
+    >>> for x, y in lrtut.batches(data.x_train, data.y_train, 64, seed=0):
+    ...     loss = F.cross_entropy(model(x), y)
+    ...     ...
 
     Args:
         x: uint8 `[N, …]`, which comes out as normalised float32 (see `normalise`), or floats, which stay as they are.
@@ -186,9 +186,9 @@ def batches(
 def normalise(x: Tensor) -> Tensor:
     """Turn uint8 images into float32 with MNIST's mean and standard deviation taken out; floats stay as they are.
 
-    data = lrtut.load_mnist()
-    x = lrtut.normalise(data.x_test)
-    print(x.dtype, x.mean())  # torch.float32, about 0
+    >>> data = lrtut.load_mnist()
+    >>> x = lrtut.normalise(data.x_test)
+    >>> print(x.dtype, x.mean())  # torch.float32, about 0
     """
     if x.dtype != torch.uint8:
         return x

@@ -57,6 +57,15 @@ def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: i
     check_choice("scale", scale, ("exponential", "linear"))
 
 
+def check_ratios(rates: Sequence[float]) -> None:
+    """Raise ValueError where the groups' rates differ and have no ratio to the first."""
+    if any(rate != rates[0] for rate in rates) and not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
+        raise ValueError(
+            f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
+            "Set param_groups[i]['lr'] to what you mean to train with."
+        )
+
+
 # --- optimizers, schedulers, models -------------------------------------------------------------------------------
 
 

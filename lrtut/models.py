@@ -13,9 +13,9 @@ from lrtut.data import default_device
 def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | None = None) -> nn.Sequential:
     """A convolutional network for images `[N, 1, 28, 28]`; it returns logits `[N, 10]`.
 
-        model = lrtut.small_cnn(seed=0)
-        print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> model = lrtut.small_cnn(seed=0)
+    >>> print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     Two strided 3 × 3 convolutions (1 → 16 → 32 channels), a hidden layer and an output layer, ReLU between them. It has
     neither dropout nor batch normalisation, so a learning rate that is too large visibly diverges.
@@ -43,9 +43,9 @@ def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | N
 def mlp(seed: int = 0, *, hidden: int = 128, device: torch.device | str | None = None) -> nn.Sequential:
     """A perceptron with one hidden layer for images `[N, 1, 28, 28]`; it returns logits `[N, 10]`.
 
-        model = lrtut.mlp(seed=0, hidden=64)
-        print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> model = lrtut.mlp(seed=0, hidden=64)
+    >>> print(model(torch.zeros(2, 1, 28, 28)).shape)  # torch.Size([2, 10])
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     The arguments are those of `small_cnn`.
     """

@@ -73,9 +73,9 @@ class CourseAxes(Axes):
 def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
     """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels.
 
-    fig, axes = lrtut.subplots(1, 2)
-    lrtut.plot_lr(history, ax=axes[0])
-    lrtut.plot_loss(history, ax=axes[1])
+    >>> fig, axes = lrtut.subplots(1, 2)
+    >>> lrtut.plot_lr(history, ax=axes[0])
+    >>> lrtut.plot_loss(history, ax=axes[1])
     """
     _show_as_html_alone()
     size = {1: (7, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
@@ -87,9 +87,9 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
 def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     """A colour for each learning rate: viridis on a log scale, dark for the smallest, bright for the largest.
 
-        colors = lrtut.lr_colors([0.01, 0.1, 1.0])
-        for lr, path in paths.items():
-            ax.plot(path, color=colors[lr])
+    >>> colors = lrtut.lr_colors([0.01, 0.1, 1.0])
+    >>> for lr, path in paths.items():
+    ...     ax.plot(path, color=colors[lr])
 
     Raises:
         ValueError: `lrs` is empty.
@@ -114,9 +114,9 @@ def plot_paths(
 ) -> Axes:
     """Draw one path for each learning rate (or name): `paths[lr]` holds a value for each step.
 
-        paths = {lr: [(1 - lr) ** step for step in range(10)] for lr in (0.1, 0.5, 1.5)}
-        ax = lrtut.plot_paths(paths, ylabel="w")
-        ax.set_ylim(-1, 1)
+    >>> paths = {lr: [(1 - lr) ** step for step in range(10)] for lr in (0.1, 0.5, 1.5)}
+    >>> ax = lrtut.plot_paths(paths, ylabel="w")
+    >>> ax.set_ylim(-1, 1)
 
     Raises:
         ValueError: `paths` is empty.
@@ -133,9 +133,9 @@ def plot_paths(
 def plot_loss(histories: History | Mapping[Any, History], *, window: int = 1, title: str = "", ax: Axes = None) -> Axes:
     """Draw the training loss at each step, on a log scale.
 
-        histories = {lr: train_with(lr) for lr in (0.01, 0.1)}
-        ax = lrtut.plot_loss(histories, window=5)
-        ax.set_ylim(0.1, 10)
+    >>> histories = {lr: train_with(lr) for lr in (0.01, 0.1)}
+    >>> ax = lrtut.plot_loss(histories, window=5)
+    >>> ax.set_ylim(0.1, 10)
 
     Args:
         histories: one History, or a mapping from learning rate (or name) to History.
@@ -169,9 +169,9 @@ def plot_lr(
 ) -> Axes:
     """Draw the learning rate at each step.
 
-        ax = lrtut.plot_lr(history)
-        plan = lrtut.preview(make_scheduler, lr=0.1, steps=100)
-        ax = lrtut.plot_lr({"plan": plan, "used": history}, steps_per_epoch=20)
+    >>> ax = lrtut.plot_lr(history)
+    >>> plan = lrtut.preview(make_scheduler, lr=0.1, steps=100)
+    >>> ax = lrtut.plot_lr({"plan": plan, "used": history}, steps_per_epoch=20)
 
     Args:
         lrs: a History, an array `[steps]` or `[steps, groups]`, or a mapping from names to any of these.
@@ -221,9 +221,9 @@ def final_loss(result: Any) -> float:
 def plot_sweep(runs: Sequence[Run], *, ylabel: str = "final validation loss", title: str = "", ax: Axes = None) -> Axes:
     """Draw the final loss against the learning rate: a dot for each run, the median as a line, the range as a band.
 
-        runs = lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2))
-        ax = lrtut.plot_sweep(runs)
-        ax.axhline(2.3, ls=":")
+    >>> runs = lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2))
+    >>> ax = lrtut.plot_sweep(runs)
+    >>> ax.axhline(2.3, ls=":")
 
     A cross on the upper edge marks a rate at which runs diverged or failed, and says how many. In the median such a run
     counts as infinite, so the line breaks off where most did.
@@ -265,9 +265,9 @@ def plot_images(
 ) -> Axes:
     """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them.
 
-    data = lrtut.load_mnist()
-    ax = lrtut.plot_images(data.x_train[:20], data.y_train[:20])
-    ax.set_title("Twenty digits")
+    >>> data = lrtut.load_mnist()
+    >>> ax = lrtut.plot_images(data.x_train[:20], data.y_train[:20])
+    >>> ax.set_title("Twenty digits")
     """
     ax = axes_or_new(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
     images = x[:, 0].detach().cpu().numpy()

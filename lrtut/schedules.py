@@ -85,9 +85,9 @@ def preview(
 ) -> np.ndarray:
     """The rates that a scheduler will set, without a model and without training.
 
-        plan = lrtut.preview(lambda optimizer: StepLR(optimizer, step_size=10), lr=0.1, steps=30)
-        print(plan[[0, 10, 20], 0])  # [0.1, 0.01, 0.001]
-        ax = lrtut.plot_lr(plan)
+    >>> plan = lrtut.preview(lambda optimizer: StepLR(optimizer, step_size=10), lr=0.1, steps=30)
+    >>> print(plan[[0, 10, 20], 0])  # [0.1, 0.01, 0.001]
+    >>> ax = lrtut.plot_lr(plan)
 
     It steps a scheduler and an optimizer of its own, and leaves the ones that will train alone.
 

@@ -15,12 +15,7 @@ from tqdm.auto import tqdm
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep: `result` is what `run(lr, seed)` returned; if it failed, None, and `error` is what it raised.
-
-    for r in lrtut.sweep(run, [0.01, 0.1]):
-        if r.error is None:
-            print(r.lr, r.seed, r.result.val_loss[-1])
-    """
+    """One run of a sweep: `result` is what `run(lr, seed)` returned; if it failed, `error` is what it raised."""
 
     lr: float
     seed: int
@@ -38,10 +33,10 @@ def sweep(
 ) -> list[Run]:
     """Call `run(lr, seed)` for each pair, several at once.
 
-        def run(lr, seed):
-            model = lrtut.small_cnn(seed)
-            return lrtut.train(model, torch.optim.SGD(model.parameters(), lr=lr), data, epochs=3, seed=seed)
-        ax = lrtut.plot_sweep(lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2)))
+    >>> def run(lr, seed):
+    ...     model = lrtut.small_cnn(seed)
+    ...     return lrtut.train(model, torch.optim.SGD(model.parameters(), lr=lr), data, epochs=3, seed=seed)
+    >>> ax = lrtut.plot_sweep(lrtut.sweep(run, [0.01, 0.1, 1.0], seeds=(0, 1, 2)))
 
     Each worker computes with one torch thread: small networks gain more from two runs at once than from two threads
     in one. The results are the same, to the bit, whatever the executor and the number of workers, as long as `run`

@@ -27,9 +27,9 @@ _EVALUATION_BATCH = 1000
 class History:
     """What a training run recorded.
 
-        history = lrtut.train(model, optimizer, data, epochs=3)
-        print(history.loss[-1], history.lr[-1], history.val_accuracy[-1])
-        table = pandas.DataFrame(history.to_dicts())
+    >>> history = lrtut.train(model, optimizer, data, epochs=3)
+    >>> print(history.loss[-1], history.lr[-1], history.val_accuracy[-1])
+    >>> table = pandas.DataFrame(history.to_dicts())
 
     `loss[i]` is the loss of step i before the step, `lrs[i]` the learning rate of every parameter group as the step
     used it. `val_loss` and `val_accuracy` (0 to 1) hold one value per epoch, where there were validation data.
@@ -80,9 +80,9 @@ def train(
 ) -> History:
     """Train `model` and record loss and learning rate at each step.
 
-        model = lrtut.small_cnn()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        history = lrtut.train(model, optimizer, lrtut.load_mnist(), epochs=1)
+    >>> model = lrtut.small_cnn()
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> history = lrtut.train(model, optimizer, lrtut.load_mnist(), epochs=1)
 
     Args:
         model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device. Each epoch begins with
@@ -132,7 +132,8 @@ def train(
                     if scheduler is not None and scheduler_step == "batch":
                         scheduler.step()
                     if log_interval and i % log_interval == 0:
-                        print(_log_line(epoch, i, loss.item(), rates))
+                        lrs = ", ".join(f"{rate:g}" for rate in rates)
+                        print(f"Train Epoch: {epoch} batch-{i}  Loss: {loss.item():.6f}  Learning Rate: {lrs}")
                     bar.update()
                     stop_if_interrupted()
                 _record(losses, history)
@@ -140,10 +141,10 @@ def train(
                     bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
                     break
                 if val is not None:
-                    loss, accuracy = evaluate(model, val, loss_fn)
-                    history.val_loss.append(loss)
-                    history.val_accuracy.append(accuracy)
-                    history.diverged = epoch == epochs and not math.isfinite(loss)
+                    val_loss, val_accuracy = evaluate(model, val, loss_fn)
+                    history.val_loss.append(val_loss)
+                    history.val_accuracy.append(val_accuracy)
+                    history.diverged = epoch == epochs and not math.isfinite(val_loss)
                 if isinstance(scheduler, ReduceLROnPlateau):
                     scheduler.step(history.val_loss[-1])
                 elif scheduler is not None and scheduler_step == "epoch":
@@ -158,7 +159,7 @@ def train(
 
 
 def _in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
-    """The images of `load_mnist()` as batches, for training and validation; whatever comes in batches as it is."""
+    """The images of `load_mnist()` as batches, for training and validation; data in batches as they are."""
     if not isinstance(data, Digits):
         return data, val
     if val is None:
@@ -195,9 +196,9 @@ def evaluate(
 ) -> tuple[float, float]:
     """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
 
-        test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
-        loss, accuracy = lrtut.evaluate(model, test)
-        print(f"{accuracy:.1%}")
+    >>> test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
+    >>> loss, accuracy = lrtut.evaluate(model, test)
+    >>> print(f"{accuracy:.1%}")
 
     `loss_fn` must average over its batch. The accuracy is NaN unless targets are class numbers `[N]`. Every module's
     train/eval mode is put back.
@@ -236,11 +237,6 @@ def _record(losses: list[Tensor], history: History) -> None:
         history.diverged = last is not None
         history.loss += values if last is None else values[: last + 1]
         del history.lrs[len(history.loss) :]
-
-
-def _log_line(epoch: int, batch: int, loss: float, rates: list[float]) -> str:
-    lrs = ", ".join(f"{rate:g}" for rate in rates)
-    return f"Train Epoch: {epoch} batch-{batch}  Loss: {loss:.6f}  Learning Rate: {lrs}"
 
 
 # --- a batch's way through the model and back; lr_range_test goes it too ------------------------------------------

@@ -9,20 +9,15 @@ __version__ = "0.1.0"
 
 
 class VersionError(ImportError):
-    """A notebook and an `lrtut` that do not fit each other; the message says which is older, and what to do.
-
-    try:
-        lrtut.require("9.9")
-    except lrtut.VersionError as why: print(why)
-    """
+    """A notebook and an `lrtut` that do not fit each other; the message says which is older, and what to do."""
 
 
 def require(version: str) -> None:
     """Raise unless a notebook written for lrtut `version` fits the lrtut that is installed.
 
-        import lrtut
-        lrtut.require("0.1")  # silent with 0.1.0, 0.1.1, …
-        lrtut.require("0.2")  # VersionError: lrtut here is 0.1.0, too old for this notebook, …
+    >>> import lrtut
+    >>> lrtut.require("0.1")  # silent with 0.1.0, 0.1.1, …
+    >>> lrtut.require("0.2")  # VersionError: lrtut here is 0.1.0, too old for this notebook, …
 
     The setup cell of each notebook calls it. The second number grows when older notebooks would no longer run. So an
     outdated copy of a notebook, or an outdated lrtut, fails here and says what to do, not further down.

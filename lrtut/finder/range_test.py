@@ -42,9 +42,9 @@ _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
 
-        test = lrtut.lr_range_test(model, optimizer, batches)
-        print(test.suggestion(), test.max_lr())
-        ax = test.plot()
+    >>> test = lrtut.lr_range_test(model, optimizer, batches)
+    >>> print(test.suggestion(), test.max_lr())
+    >>> ax = test.plot()
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
     `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 6.
@@ -132,9 +132,9 @@ def lr_range_test(
 ) -> RangeTest:
     """Train for a few steps while the rate grows from `start_lr` to `end_lr`, then put everything back.
 
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        test = lrtut.lr_range_test(model, optimizer, batches)
-        optimizer.param_groups[0]["lr"] = test.suggestion()
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> test = lrtut.lr_range_test(model, optimizer, batches)
+    >>> optimizer.param_groups[0]["lr"] = test.suggestion()
 
     Afterwards, also after an exception or an interrupt, model, optimizer and random states are to the bit what they
     were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.finder.snapshot.restored`).
@@ -210,23 +210,13 @@ def _rates(optimizer: torch.optim.Optimizer, start_lr: float, end_lr: float, ste
     share = np.arange(steps) / (steps - 1)
     grid = start_lr * (end_lr / start_lr) ** share if scale == "exponential" else start_lr + (end_lr - start_lr) * share
     grid[-1] = end_lr  # not a rounding error beside it
-    rates = grid[:, None] * _ratios([float(group["lr"]) for group in optimizer.param_groups])
+    own = [float(group["lr"]) for group in optimizer.param_groups]
+    misuse.check_ratios(own)
+    rates = grid[:, None] * (np.array(own) / own[0] if any(rate != own[0] for rate in own) else np.ones(len(own)))
     for i, group in enumerate(optimizer.param_groups):
         if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
             rates[:, i] = torch.from_numpy(rates[:, i]).to(group["lr"].dtype).double().numpy()
     return rates
-
-
-def _ratios(rates: list[float]) -> np.ndarray:
-    """Each group's rate over the first one's `[groups]`."""
-    if all(rate == rates[0] for rate in rates):
-        return np.ones(len(rates))
-    if not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
-        raise ValueError(
-            f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
-            "Set param_groups[i]['lr'] to what you mean to train with."
-        )
-    return np.array(rates) / rates[0]
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:

@@ -34,12 +34,7 @@ Of the multiples that benchmarks/one_cycle.py tries, this one has the lowest mea
 
 
 class NoSuggestion(ValueError):
-    """The curve supports no rate; the message says what was seen, and what to try.
-
-    try:
-        lr = test.suggestion()
-    except lrtut.NoSuggestion as why: print(why)
-    """
+    """The curve supports no rate; the message says what was seen, and what to try."""
 
 
 def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,10 +26,6 @@ _KEPT = (Tensor, np.ndarray, torch.Generator, nn.Module, Optimizer, dict, list, 
 def restored(model: nn.Module, optimizer: Optimizer, *loaders: Any) -> Iterator[None]:
     """Undo at the end of the block, however it ends, what the block did to model, optimizer and random states.
 
-        with restored(model, optimizer, loader):
-            train_a_little(model, optimizer, loader)
-        # everything is as before
-
     It puts back parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse),
     gradients, requires_grad, every module's train/eval mode, all attributes of modules and optimizers (of a TorchScript
     module: parameters, buffers, mode), and what dicts, lists, sets, tensors, arrays, generators, modules and optimizers
