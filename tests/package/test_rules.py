@@ -148,41 +148,33 @@ SIGMA = 0.1
 LEFT = SIGMA * np.sqrt((KERNEL**2).sum(1))
 
 
-def smallest(of, accepted):
-    """The smallest height `of` which the rule accepts, in standard deviations of what is left of the noise."""
-    heights = np.linspace(0, 1, 400)
-    height = next(h for h in heights if accepted(np.exp(of(h))))
-    smoothed = KERNEL @ of(height)
-    lowest = smoothed.argmin()
-    return ((smoothed - smoothed[lowest]) / np.hypot(LEFT, LEFT[lowest])), lowest
+def threshold(shape, side, **kwargs):
+    """The least fall or rise that the rule takes for one, in standard deviations of what is left, over five curves."""
 
-
-def suggests(**kwargs):
-    def accepted(losses):
+    def suggests(height, noise):
         try:
-            return rules.minimum(GRID, losses, **kwargs)
+            return rules.minimum(GRID, np.exp(shape(height) + noise), **kwargs)
         except NoSuggestion:
             return None
 
-    return accepted
+    def least(seed):
+        noise = SIGMA * np.random.default_rng(seed).standard_normal(len(GRID))
+        smoothed = KERNEL @ (shape(next(h for h in np.linspace(0, 1, 200) if suggests(h, noise))) + noise)
+        lowest = smoothed.argmin()
+        above = (smoothed - smoothed[lowest]) / np.hypot(LEFT, LEFT[lowest])
+        return above[: lowest + 1].max() if side == "fall" else above[lowest:].max()
+
+    return np.mean([least(seed) for seed in range(5)])
 
 
-def test_a_fall_must_be_four_times_what_is_left_of_the_noise():
-    noise = SIGMA * np.random.default_rng(0).standard_normal(len(GRID))
-    above, lowest = smallest(lambda h: h * np.linspace(1, 0, len(GRID)) + noise, suggests(broke=True))
-    assert above[: lowest + 1].max() == pytest.approx(4, rel=0.15)
+TURN = 3 * len(GRID) // 4
 
 
-def test_a_rise_at_the_end_must_be_twice_what_is_left_of_the_noise_unless_the_sweep_broke():
-    noise = SIGMA * np.random.default_rng(1).standard_normal(len(GRID))
-    turn = 3 * len(GRID) // 4
-
-    def losses(height):
-        return np.r_[np.linspace(1.5, 0, turn), np.linspace(0, height, len(GRID) - turn)] + noise
-
-    above, lowest = smallest(losses, suggests())
-    assert above[lowest:].max() == pytest.approx(2, rel=0.2)
-    assert suggests(broke=True)(np.exp(losses(0.0)))
+def test_a_fall_must_be_four_times_and_a_rise_at_the_end_twice_what_is_left_of_the_noise():
+    assert threshold(lambda h: np.linspace(h, 0, 200), "fall", broke=True) == pytest.approx(4, rel=0.1)
+    assert threshold(lambda h: np.r_[np.linspace(1.5, 0, TURN), np.linspace(0, h, 200 - TURN)], "rise") == (
+        pytest.approx(2, rel=0.15)
+    )
 
 
 # --- the rules of others ------------------------------------------------------------------------------------------
