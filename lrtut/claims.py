@@ -1,9 +1,9 @@
 """The line under a folded check: "✓ 6 claims of this section hold here", or the sentences that did not hold.
 
-A check is a cell that begins with `# @title Check:`. In it, a comment that quotes the prose stands above the assertions
-that back it. A claim is a quote; it holds if each of its assertions ran and held. `import lrtut` in a notebook has every
-assertion tried, so that none hides another: a claim that fails is named, and stops nobody. With LRTUT_CLAIMS=strict in
-the environment, as in tests and in `lrtut run`, it is an error.
+A check is a cell that begins with `# @title Check:`. In it a comment that quotes the prose stands above the assertions
+that back it. A claim is a quote; it holds if each of its assertions ran and held. `import lrtut` in a notebook has
+every assertion tried, so that none hides another: a claim that fails is named, and stops nobody. With
+LRTUT_CLAIMS=strict in the environment, as in tests and in `lrtut run`, it is an error.
 
 Other cells and other errors are left alone, and nothing is kept from one cell for the next.
 """

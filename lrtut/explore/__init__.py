@@ -3,8 +3,8 @@
     lrtut.explore.parabola()
 
 A chart is a Vega-Lite specification (version 5, which JupyterLab carries). The browser computes what the sliders ask
-for: it needs neither a kernel nor a network. On Colab it is HTML, and Vega comes from a CDN. The arrow keys move a slider,
-too; in JupyterLab, which has other uses for them, together with Shift.
+for: it needs neither a kernel nor a network. On Colab it is HTML, and Vega comes from a CDN. The arrow keys move a
+slider, too; in JupyterLab, which has other uses for them, together with Shift.
 """
 
 from lrtut.explore.chart import Chart

@@ -220,8 +220,8 @@ def half_life() -> Chart:
         "encoding": {"x": x, "y": y, "y2": {"field": "zero"}},
     }
     return Chart(
-        "An exponential decay over 60 epochs, with sliders for γ and for a number of epochs. Dashed lines mark where the "
-        "rate is a half, a quarter, an eighth and a sixteenth of the first one.",
+        "An exponential decay over 60 epochs, with sliders for γ and for a number of epochs. Dashed lines mark where "
+        "the rate is a half, a quarter, an eighth and a sixteenth of the first one.",
         lines,
         [
             slider("gamma", "γ", 0.05, 0.995, 0.005, 0.9),

@@ -29,7 +29,7 @@ def draw(chart, seed):
 
 
 def shown(chart, setting, fields, part=None):
-    """What Vega makes of a chart, or of panel `part`: `{field: values}` of its rows, and its texts `lines` and `code`."""
+    """What Vega makes of a chart or its panel `part`: `{field: values}` of the rows, the texts `lines` and `code`."""
     panel = {} if part is None else chart.spec["concat"][part]
     transform = chart.spec.get("transform", []) + panel.get("transform", [])
     layers = panel.get("layer", [{}])
