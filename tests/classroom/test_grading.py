@@ -43,8 +43,12 @@ def fill(root):
 
 
 @pytest.fixture
-def graded(shared, one_server):
-    return shared("graded", fill)
+def graded(shared, request):
+    def make(root):
+        request.getfixturevalue("one_server")  # only where it is needed: pytest has several processes
+        return fill(root)
+
+    return shared("graded", make)
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_nothing_is_left_behind(graded):
     assert (root / "submitted/not_json" / NAME / f"{NAME}.ipynb").read_text() == '{"cells": ['
 
 
-def test_grading_again_gives_the_same_and_manual_marks_stay(graded, again):
+def test_grading_again_gives_the_same_and_manual_marks_stay(graded, again, one_server):
     before = {student: points(again, student) for student in graded[1]["results"]}
     with Gradebook(f"sqlite:///{again}/gradebook.db") as gradebook:
         gradebook.find_grade("why", NAME, NAME, "good").manual_score = 1
