@@ -17,7 +17,7 @@ from nbmake.nb_run import NotebookRun
 
 
 class StrictRun(NotebookRun):
-    """nbmake looks at errors alone; this looks at stderr, at alt texts and at what tests/lessons/watch.py watches, too."""
+    """nbmake looks at errors alone; this also looks at stderr, alt texts and what tests/lessons/watch.py watches."""
 
     def execute(self) -> NotebookResult:
         import watch

@@ -1,4 +1,4 @@
-"""The website: `lrtut run` gathers its pages in build/source/, laid out as the repository is, and calls Sphinx on them."""
+"""The website: `lrtut run` gathers its pages in build/source/, laid out as the repository is, and calls Sphinx."""
 
 import html
 import posixpath

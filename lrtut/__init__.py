@@ -4,9 +4,10 @@ from lrtut import claims, explore
 from lrtut.alttext import alt_text
 from lrtut.catalogue import CATALOGUE
 from lrtut.data import Digits, batches, load_mnist, normalise
+from lrtut.figure import subplots
 from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
 from lrtut.models import mlp, small_cnn
-from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep, subplots
+from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep
 from lrtut.schedules import preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, evaluate, train

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,9 +10,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection
-from matplotlib.container import BarContainer, Container
+from matplotlib.container import BarContainer
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch
 from matplotlib.transforms import Transform
 
 _MOST_SERIES = 12
@@ -41,8 +44,8 @@ def _describe(ax: Axes) -> str:
     head = f"{title}. " if title else ""
     (x_label, x_note), (y_label, y_note) = (_label(ax, which) for which in "xy")
     axes = f"x axis: {x_label}, {_range(ax.xaxis)}; y axis: {y_label}, {_range(ax.yaxis)}."
-    series = sorted(_series(ax), key=lambda one: not one[0])  # what the legend shows comes first
-    texts = [f"{name or 'Series'}: {what}." for name, what in series if what]
+    series = sorted(_series(ax), key=lambda one: one[0].startswith("_"))  # what the legend shows comes first
+    texts = [f"{_name(label) or kind}: {what}." for label, kind, what in series if what]
     more = [f"And {len(texts) - _MOST_SERIES} more."] if len(texts) > _MOST_SERIES else []
     return f"{head}Chart, {axes} " + " ".join([*filter(None, [x_note, y_note]), *texts[:_MOST_SERIES], *more])
 
@@ -75,32 +78,34 @@ def _label(ax: Axes, which: str) -> tuple[str, str]:
 # --- what is drawn with data ------------------------------------------------------------------------------------------
 
 
-def _series(ax: Axes) -> Iterator[tuple[str, str]]:
-    """For each series its name, or "", and what it shows, or "" where it is not in data coordinates."""
+def _series(ax: Axes) -> Iterator[tuple[str, str, str]]:
+    """For each series its label, its kind, and what it shows, or "" where it is not in data coordinates."""
     bars = [container for container in ax.containers if isinstance(container, BarContainer)]
     of_bars = {id(patch) for container in bars for patch in container}
     for line in filter(Artist.get_visible, ax.lines):
-        yield _name(line), _line(ax, line)
+        yield line.get_label(), "Dots" if line.get_linestyle() == "None" else "Line", _line(ax, line)
     for collection in filter(Artist.get_visible, ax.collections):
+        label = str(collection.get_label())
         if isinstance(collection, PathCollection):
             x, y = np.ma.filled(np.ma.asarray(collection.get_offsets(), float), np.nan).T
             inside = _in_data(ax, collection.get_offset_transform())
-            yield _name(collection), _points(ax.xaxis, ax.yaxis, x, y) if all(inside) else ""
+            yield label, "Dots", _points(ax.xaxis, ax.yaxis, x, y) if all(inside) else ""
         else:
             inside = _in_data(ax, collection.get_transform(), collection.get_offset_transform())
-            yield _name(collection), _extent(ax, inside, *collection.get_datalim(ax.transData).get_points().T)
+            kind = "Contours" if isinstance(collection, ContourSet) else "Area"
+            yield label, kind, _extent(ax, inside, *collection.get_datalim(ax.transData).get_points().T)
     for container in bars:
-        yield _name(container), _bars(ax, container)
+        yield container.get_label(), "Bars", _bars(ax, container)
     for patch in filter(Artist.get_visible, ax.patches):
-        if id(patch) not in of_bars:
+        if id(patch) not in of_bars and not isinstance(patch, FancyArrowPatch):  # an arrow has no data of its own
             outline = patch.get_patch_transform().transform_path(patch.get_path()).get_extents()
-            yield _name(patch), _extent(ax, _in_data(ax, patch.get_data_transform()), *outline.get_points().T)
+            inside = _in_data(ax, patch.get_data_transform())
+            yield patch.get_label() or "_", "Area", _extent(ax, inside, *outline.get_points().T)
 
 
-def _name(artist: Artist | Container) -> str:
-    """The label, or "" where the legend leaves it out: one that begins with `_`, as matplotlib's own `_child0`."""
-    label = str(artist.get_label() or "")
-    return "" if label.startswith("_") else label
+def _name(label: str) -> str:
+    """A series' name, also where the legend leaves it out for a leading `_`; "" for matplotlib's own, as `_child0`."""
+    return "" if re.match("_(child|container|nolegend)", label) else label.removeprefix("_").replace(": ", ", ")
 
 
 def _in_data(ax: Axes, *transforms: Transform) -> list[bool]:
@@ -112,7 +117,9 @@ def _line(ax: Axes, line: Line2D) -> str:
     x, y = (np.asarray(values, float) for values in line.get_data(orig=False))  # categories and dates as numbers
     inside = _in_data(ax, line.get_transform())
     if not all(inside):
-        return _extent(ax, inside, x, y)
+        return _extent(ax, inside, x, y, apart=line.get_linestyle() == "None")
+    if not len(x):
+        return "in the legend only"
     if line.get_linestyle() == "None":
         return _points(ax.xaxis, ax.yaxis, x, y)
     x, y = _finite(x, y)
@@ -146,14 +153,14 @@ def _points(place: Axis, level: Axis, places: np.ndarray, levels: np.ndarray, wh
     return f"{len(levels)} {what}, lowest {least} at {at_least}, highest {most} at {at_most}"
 
 
-def _extent(ax: Axes, inside: Sequence[bool], x: np.ndarray, y: np.ndarray) -> str:
-    """Its range on each axis on which it is in data coordinates; "" if on none."""
+def _extent(ax: Axes, inside: Sequence[bool], x: np.ndarray, y: np.ndarray, *, apart: bool = False) -> str:
+    """Its range, or each value if `apart`, on each axis on which it is in data coordinates; "" if on none."""
     ranges = []
     for which, axis, values, counts in zip("xy", (ax.xaxis, ax.yaxis), (x, y), inside, strict=True):
         (values,) = _finite(values)
         if counts and len(values):
-            ends = dict.fromkeys(_value(axis, end) for end in (values.min(), values.max()))
-            ranges.append(f"{which} = {' to '.join(ends)}")
+            shown = dict.fromkeys(_value(axis, value) for value in (values if apart else (values.min(), values.max())))
+            ranges.append(f"{which} = {(', ' if apart else ' to ').join(shown)}")
     return ", ".join(ranges)
 
 

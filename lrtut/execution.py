@@ -91,7 +91,7 @@ def data_in_words(source: str, origin: str) -> str:
 
 
 def kernel_environment(source: str, *, strict: bool = False) -> dict[str, str]:
-    """Environment variables for kernels: one thread each, where the data are (what `find_data` said), and strict claims.
+    """Environment variables for kernels: one thread each, where the data are (as `find_data` said), strict claims.
 
     With `strict`, a warning raised in `lrtut` or in a notebook's own code is an error there. Warnings of other packages
     are left as they are: some are raised while matplotlib is imported.

@@ -7,8 +7,8 @@ import textwrap
 import numpy as np
 from matplotlib.axes import Axes
 
+from lrtut.figure import axes_or_new, finish, styled
 from lrtut.finder.rules import OTHER, PLAIN, NoSuggestion, ceiling
-from lrtut.plotting import axes_or_new, finish, styled
 
 
 @styled

@@ -47,7 +47,7 @@ def test_panels_pictures_and_nothing():
     other.set_xscale("log")
     text = alt_text(figure)
     assert text.startswith("Both. Panel 1: Chart, ") and "Panel 2: Chart, " in text and text.count("log scale") == 1
-    assert "Series: from 1 to 2" in text
+    assert "Line: from 1 to 2" in text
     text = alt_text(lrtut.plot_images(torch.zeros(2, 1, 8, 8), [3, 7]).figure)
     assert text == "Picture: 2 images of 8 × 8 pixels, labelled 3, 7."
     assert alt_text(plt.figure()) == "Empty figure."
@@ -64,13 +64,21 @@ def test_the_label_of_a_shared_axis_is_told_in_each_panel():
 
 
 def test_a_sweep_is_told_by_rates_and_losses_and_by_no_place_in_the_picture():
-    runs = [Run(0.1, 0, 1.0), Run(0.1, 1, 1.2), Run(1.0, 0, 0.5), Run(1.0, 1, 0.6), Run(10.0, 0, math.nan)]
-    assert said(lrtut.plot_sweep(runs).figure) == [
+    runs = [
+        Run(0.1, 0, 1.0),
+        Run(0.1, 1, 1.2),
+        Run(1.0, 0, 0.5),
+        Run(1.0, 1, 0.6),
+        Run(10.0, 0, math.nan),
+        Run(30.0, 0, math.nan),
+    ]
+    assert said(lrtut.plot_sweep(runs, guess=0.3).figure) == [
         "median: from 1.1 to 0.55, lowest 0.55 at 1, highest 1.1.",
-        "diverged (runs): x = 10.",
+        "diverged (runs): x = 10, 30.",
+        "your guess, 0.3: x = 0.3.",
         "range over seeds: x = 0.1 to 1, y = 0.5 to 1.2.",
-        "Series: 2 points at 0.1, from 1 to 1.2.",
-        "Series: 2 points at 1, from 0.5 to 0.6.",
+        "runs at 0.1: 2 points at 0.1, from 1 to 1.2.",
+        "runs at 1: 2 points at 1, from 0.5 to 0.6.",
     ]
 
 
@@ -106,10 +114,10 @@ def test_dots_bars_areas_and_what_is_not_in_data():
         "dots: 3 points, lowest 4 at 1, highest 6 at 3.",
         "none: no finite value.",
         "bars: 3 bars, lowest -6 at 3, highest 5 at 2.",
-        "Series: from 3 to 4, lowest 3 at 1, highest 4.",
-        "Series: x = 1 to 2, y = 0 to 3.",
-        "Series: 2 bars, lowest 5 at 2, highest 7 at 1.",
-        "Series: y = 1 to 2.",
+        "Line: from 3 to 4, lowest 3 at 1, highest 4.",
+        "Area: x = 1 to 2, y = 0 to 3.",
+        "Bars: 2 bars, lowest 5 at 2, highest 7 at 1.",
+        "Area: y = 1 to 2.",
     ]
 
 
@@ -124,7 +132,7 @@ def test_names_and_dates():
     bars.bar(["SGD", "Adam"], [5, 4], label="loss")
     dates.plot(np.array(["2024-01-01", "2024-01-31"], "datetime64[D]"), [5, 4])
     text = alt_text(figure)
-    assert "no label, SGD to Adam;" in text and "Series: from 5 to 4, lowest 4 at Adam, highest 5." in text
+    assert "no label, SGD to Adam;" in text and "Line: from 5 to 4, lowest 4 at Adam, highest 5." in text
     assert "loss: 2 bars, lowest 4 at Adam, highest 5 at SGD." in text
     assert "lowest 4 at 2024-01-31, highest 5." in text
 

@@ -24,6 +24,7 @@ from lrtut.cli import find_lessons
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
+DARK = "#111111"  # as JupyterLab has it
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_what_a_cell_sets_itself_is_in_the_style_too():
     ax = lrtut.plot_lr({"a": [1.0, 0.3, 0.01]})
     ax.set(title="Set by a cell", ylim=(0.01, 1))
     assert ax.get_title(loc="left") == "Set by a cell" and ax.get_title(loc="center") == ""
-    assert ax.legend().get_texts()[0].get_fontsize() == 10
+    assert ax.legend().get_texts()[0].get_fontsize() == 11
     _, panels = lrtut.subplots(1, 2, subplot_kw={"xlabel": "mine"})
     assert panels[0].get_xlabel() == "mine"
 
@@ -117,9 +118,15 @@ def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
     lines = {line.get_label(): line for line in ax.lines}
     # The last validation loss, else the last training loss. A diverged run counts as infinite: the middle one of 1, 3
     # and it is 3; of 3 and it there is none.
-    expected = [[0.05, 0.6], [0.1, 2.0], [0.5, 3.0], [1.0, math.nan]]
+    expected = [[0.05, 0.6], [0.1, 2.0], [0.5, 3.0], [1.0, math.nan], [10.0, math.nan]]
     np.testing.assert_array_equal(lines["median"].get_xydata(), expected)
-    crosses = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "X"]
+    # There it goes up to the crosses: the cliff.
+    ax.figure.draw_without_rendering()
+    cliff = [patch.get_transform().transform(patch.get_path().vertices)[[0, -1]] for patch in ax.patches]
+    valley, (one, other) = ax.transData.transform([0.5, 3.0]), lines["diverged (runs)"].get_xydata()[1:]
+    one, other = ax.get_xaxis_transform().transform([one, other])
+    np.testing.assert_allclose(cliff, [[valley, one], [one, other]])
+    crosses = list(lines["diverged (runs)"].get_xdata())
     assert crosses == [0.5, 1.0, 10.0] and [text.get_text() for text in ax.texts] == ["1", "1", "1"]
     dots = sorted(y for line in ax.lines if line.get_marker() == "o" for y in line.get_ydata())
     assert dots == [0.5, 0.6, 0.7, 1.0, 1.0, 2.0, 3.0, 3.0, 6.0]
@@ -136,6 +143,56 @@ def test_images_lie_in_a_grid_below_their_labels():
         picture = grid[(row + 1) * height - 2 : (row + 1) * height, 2 * column : 2 * column + 2]
         assert np.array_equal(picture, x[i, 0])
         assert places[label][0] == 2 * column + 1 and row * height < places[label][1] < (row + 1) * height - 2
+
+
+def test_the_median_of_several_seeds_counts_a_run_that_diverged_as_infinite():
+    broken = history((2.0, math.inf), diverged=True)
+    several = {
+        "a": [history((1.0, 2.0, 6.0)), history((3.0, 4.0, 6.0)), broken],
+        "b": [history((5.0,)), broken, broken],
+    }
+    ax = lrtut.plot_loss(several, yscale="linear")
+    one, other, mark = ax.lines
+    assert one.get_xydata().tolist() == [[0, 2.0], [1, 4.0], [2, 6.0]] and ax.get_yscale() == "linear"
+    assert other.get_xydata().tolist() == mark.get_xydata().tolist() == [[0, 2.0]] and mark.get_marker() == "X"
+    assert [line.get_label() for line in (one, other)] == ["a, 1 of 3 diverged", "b, 2 of 3 diverged"]
+    assert "median of 3 seeds" in ax.get_ylabel()
+    with pytest.raises(ValueError, match="no history of 'a': give at least one."):
+        lrtut.plot_loss({"a": []})
+
+
+CURVES = [(lrtut.plot_paths, [1, 2, 3]), (lrtut.plot_loss, history()), (lrtut.plot_lr, [1.0, 2.0])]
+
+
+@pytest.mark.parametrize("function, curve", CURVES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_guess_is_marked_at_its_curve_or_on_the_x_axis(function, curve):
+    ax = function({0.1: curve, np.float32(0.3): curve}, guess=0.3)
+    plain, marked = ax.lines
+    assert marked.get_label() == "0.3, your guess" and marked.get_linewidth() > plain.get_linewidth()
+    line = function({"SGD": curve}, guess=0.5).lines[-1]
+    assert line.get_label() == "your guess: 0.5" and list(line.get_xdata()) == (
+        [] if function is lrtut.plot_paths else [0.5] * 2
+    )
+    assert "your guess, 0.5: " in lrtut.alt_text(line.figure)
+    plt.close("all")
+    for wrong in ("Adm", math.nan, [1]):
+        with pytest.raises(
+            ValueError, match=re.escape(f"guess={wrong!r} is no curve: give one of 'SGD', or a number.")
+        ):
+            function({"SGD": curve}, guess=wrong)
+    assert plt.get_fignums() == []
+
+
+def test_a_guess_may_be_a_group_and_in_a_sweep_a_rate():
+    labels = [line.get_label() for line in lrtut.plot_lr(np.ones((2, 2)), guess="group 1").lines]
+    assert labels == ["group 0", "group 1, your guess"]
+    (line,) = [line for line in lrtut.plot_sweep(RUNS, guess=0.1).lines if "guess" in line.get_label()]
+    assert list(line.get_xdata()) == [0.1, 0.1]
+    for wrong in ("0.1", 0, math.inf):
+        with pytest.raises(ValueError, match=f"guess={wrong!r}: give a learning rate above zero, such as 0.1, 1"):
+            lrtut.plot_sweep(RUNS, guess=wrong)
+    with pytest.raises(ValueError, match="guess='' is no curve: give a number."):
+        lrtut.plot_loss(history(), guess="")
 
 
 NOTHING = [(lrtut.lr_colors, []), (lrtut.plot_paths, {}), (lrtut.plot_loss, {}), (lrtut.plot_lr, {})]
@@ -157,15 +214,32 @@ def test_bad_arguments_are_named():
     assert plt.get_fignums() == []
 
 
-def picture(figure):
-    """The PNG in a figure's HTML."""
-    data = re.search(r'src="data:image/png;base64,([^"]+)"', figure._repr_html_())[1]
+def picture(page):
+    """The first PNG in a figure's HTML."""
+    data = re.search(r'src="data:image/png;base64,([^"]+)"', page)[1]
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
 
-def test_a_figures_ground_is_white_in_a_dark_theme_too():
-    pixels = np.asarray(picture(lrtut.plot_paths({0.1: [1, 2]}).figure).convert("RGBA"))
-    assert pixels[..., 3].min() == 255 and pixels[0, 0, :3].tolist() == [255, 255, 255]
+def contrast(one, other):
+    """Between two colours, 1 to 21 (WCAG 2)."""
+    rgb = np.array([to_rgb(one), to_rgb(other)])
+    low, high = sorted(np.where(rgb <= 0.04, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_figures_words_are_read_on_white_and_in_a_dark_theme_also_those_that_a_cell_sets():
+    figure, axes = lrtut.subplots(1, 2)
+    axes[0].set(xlabel="mine", title="mine", xticks=[0, 1], yscale="log")
+    axes[0].annotate("mine", (0.5, 0.5))
+    figure.suptitle("mine")
+    figure.supxlabel("mine")
+    lrtut.plot_loss({0.1: history()}, title="a title", ax=axes[1])
+    page = figure._repr_html_()
+    assert np.asarray(picture(page))[0, 0, 3] == 0  # the page is seen through it
+    words = [text for text in figure.findobj(Text) if text.get_text()]
+    assert len(words) > 12
+    for text in words:
+        assert min(contrast(text.get_color(), ground) for ground in ("white", DARK)) > 4, text
 
 
 # --- told apart by everyone ---------------------------------------------------------------------------------------
@@ -187,17 +261,23 @@ def differences(colors, vision):
     return np.linalg.norm(np.diff(ucs * [1, 0, 0] if vision == GREY else ucs, axis=0), axis=1)
 
 
+def grid(style, ground):
+    """The colour of a grid line on a ground."""
+    share = style["grid.alpha"]
+    return share * np.array(to_rgb(style["grid.color"])) + (1 - share) * np.array(to_rgb(ground))
+
+
 @pytest.mark.parametrize("vision", [*VISIONS, GREY])
 def test_neighbours_in_the_palettes_are_told_apart_by_everyone(vision):
     style = matplotlib.rc_params_from_file(ROOT / "lrtut" / "style.mplstyle", use_default_template=False)
     for n in range(2, 8):
         rates = list(lrtut.lr_colors(np.logspace(-4, 1, n).tolist()).values())
         names = [line.get_color() for line in lrtut.plot_paths({f"name {i}": [1, 2] for i in range(n)}).lines]
-        for colors in (rates, names, style["axes.prop_cycle"].by_key()["color"][:n]):
+        for colors in (rates, names):
             assert differences(colors, vision).min() >= APART
-            for color in colors:
-                assert differences(["white", color], vision) >= 2 * APART
-                assert differences([style["grid.color"], color], vision) >= APART
+            for color, ground in itertools.product(colors, ("white", DARK)):
+                assert differences([ground, color], vision) >= 2 * APART
+                assert differences([grid(style, ground), color], vision) >= APART
     assert (differences(["#1f77b4", "#d62728"], vision) < APART) == (vision == GREY)  # the measure sees what is known
 
 
@@ -239,7 +319,7 @@ def check_figure(figure, where):
 def gist(alt):
     """What alt text says apart from the data: titles, axes and the names of series, without numbers."""
     blank = re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", alt)
-    return {s for s in re.split(r"(?<=\.) ", blank) if not s.startswith("Series: ")}
+    return {s for s in re.split(r"(?<=\.) ", blank) if not s.startswith("runs at #: ")}
 
 
 def check_readme(figure, name):

@@ -1,0 +1,114 @@
+"""Figures in the course's style that show themselves with alt text, on white and in a dark theme."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import io
+import sys
+import textwrap
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lrtut.alttext import alt_text
+
+_LEGEND_WIDTH = 18  # characters; a longer name takes several lines
+
+
+@contextlib.contextmanager
+def _style():
+    """The course's style sheet."""
+    with plt.style.context("lrtut.style"):
+        yield
+        interactive = matplotlib.is_interactive()
+    # pyplot's first figure sets up the backend. Undoing the interactive mode with the style would silence a notebook.
+    matplotlib.interactive(interactive)
+
+
+styled = _style()  # as a decorator, it is entered at each call
+
+
+class CourseFigure(Figure):
+    """A Figure that shows itself as HTML with alt text.
+
+    JupyterLab and nbconvert drop the alt text of a bare PNG, and prefer HTML if there are both. A method of the class,
+    unlike a registered formatter, survives pyplot's set-up of its inline backend.
+    """
+
+    text = styled(Figure.text)  # titles and labels of the whole figure, too
+
+    @styled
+    def _repr_html_(self) -> str:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        data = base64.b64encode(picture.getvalue()).decode()
+        alt = html.escape(alt_text(self))
+        width = round(self.get_figwidth() * 100)
+        return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
+
+
+class CourseAxes(Axes):
+    """Axes whose words are in the course's style, also when a cell sets them; the legend is beside them."""
+
+    text = styled(Axes.text)
+    annotate = styled(Axes.annotate)
+    set_title = styled(Axes.set_title)
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        rc = matplotlib.rcParams
+        # Ticks are made when they are asked for, which may be outside the style.
+        grid = {f"grid_{name}": rc[f"grid.{name}"] for name in ("color", "alpha", "linewidth")}
+        self.tick_params(which="both", color=rc["xtick.color"], labelcolor=rc["xtick.color"], **grid)
+
+    @styled
+    def legend(self, *args, **kwargs):
+        """As `Axes.legend`, but to the right of the axes unless `loc` says otherwise."""
+        if "loc" not in kwargs:
+            kwargs = {"loc": "upper left", "bbox_to_anchor": (1, 1), "borderaxespad": 0} | kwargs
+        legend = super().legend(*args, **kwargs)
+        for text in legend.get_texts():
+            text.set_text(textwrap.fill(text.get_text(), _LEGEND_WIDTH))
+        return legend
+
+
+@styled
+def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, Any]:
+    """`plt.subplots` in the course's style and with alt text; the size grows with the number of panels.
+
+    fig, axes = lrtut.subplots(1, 2)
+    lrtut.plot_lr(history, ax=axes[0])
+    lrtut.plot_loss(history, ax=axes[1])
+    """
+    _show_as_html_alone()
+    width, height = {1: (6.4, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
+    kwargs.setdefault("figsize", (width, height * nrows))
+    kwargs["subplot_kw"] = {"axes_class": CourseAxes} | (kwargs.get("subplot_kw") or {})
+    return plt.subplots(nrows, ncols, FigureClass=CourseFigure, **kwargs)
+
+
+def axes_or_new(ax: Axes | None, **kwargs) -> Axes:
+    """`ax`, or the Axes of a new figure (`subplots`) for None."""
+    return ax if ax is not None else subplots(**kwargs)[1]
+
+
+def finish(ax: Axes, xlabel: str, ylabel: str, title: str, legend_title: str | None = None) -> Axes:
+    """Label the axes, and draw a legend if a series has a name."""
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if title:
+        ax.set_title(title)
+    if any(ax.get_legend_handles_labels()[1]):
+        ax.legend(title=legend_title)
+    return ax
+
+
+def _show_as_html_alone() -> None:
+    """In a notebook, leave out the bare PNG beside the HTML: it has no alt text, and takes as long to draw again."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        shell.display_formatter.formatters["image/png"].for_type(CourseFigure, lambda figure: None)
