@@ -139,7 +139,7 @@ def test_ctrl_c_ends_the_kernels_and_is_one_line(when, checkout, ctrl_c, capsys)
         while not kernels or (when == "running" and not (checkout / "started").exists()):
             kernels[:] = set(psutil.Process().children(recursive=True)) - others
             time.sleep(0.01)
-        press_ctrl_c(within="concurrent/futures/_base.py")
+        press_ctrl_c(within="_base.py:result")
 
     threading.Thread(target=press, daemon=True).start()
     assert cli.main(["run", "04"]) == 130
@@ -208,7 +208,7 @@ def test_lab_ends_by_itself_on_ctrl_c_and_on_a_polite_end(name, lab, checkout, c
             time.sleep(0.05)
         if name == "INT":  # a terminal sends it to both
             os.kill(int(up.read_text()), signal.SIGINT)
-        press_ctrl_c(getattr(signal, f"SIG{name}"), within="subprocess.py")
+        press_ctrl_c(getattr(signal, f"SIG{name}"), within="subprocess.py:wait")
         time.sleep(0.5)
         pressed.touch()
 

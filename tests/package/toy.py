@@ -49,11 +49,16 @@ def bars(monkeypatch, tick):
 
 
 def press_ctrl_c(what=signal.SIGINT, *, within):
-    """A signal to the main thread, from another, once it is waiting within a function of that file.
+    """A signal to the main thread, from another, once it waits in the function `within`, "file.py:name".
 
     To the thread and not to the process, where it might wake another thread, and the main one would sleep on.
     """
     main = threading.main_thread().ident
-    while not any(frame.f_code.co_filename.endswith(within) for frame, _ in walk_stack(sys._current_frames()[main])):
+
+    def functions():
+        frames = walk_stack(sys._current_frames()[main])
+        return [f"{frame.f_code.co_filename}:{frame.f_code.co_name}" for frame, _ in frames]
+
+    while not any(name.endswith(within) for name in functions()):
         time.sleep(0.01)
     signal.pthread_kill(main, what)
