@@ -150,7 +150,7 @@ def test_ctrl_c_ends_the_kernels_and_is_one_line(when, checkout, ctrl_c, capsys)
         while not kernels or (when == "running" and not (checkout / "started").exists()):
             kernels[:] = set(psutil.Process().children(recursive=True)) - others
             time.sleep(0.01)
-        press_ctrl_c()
+        press_ctrl_c(within="_base.py:result")
 
     threading.Thread(target=press, daemon=True).start()
     assert cli.main(["run", "04"]) == 130
@@ -209,24 +209,19 @@ def test_lab_is_started_with_what_it_needs_and_what_it_is_given(where, given, op
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_lab_ends_by_itself_on_ctrl_c_and_on_a_polite_end(name, lab, checkout, ctrl_c):
     up, pressed, ended = checkout / "up", checkout / "pressed", checkout / "ended"
-    main = threading.main_thread().ident
     # As JupyterLab, which takes its time to shut its kernels down.
     lab(
         f"trap 'while [ ! -e {pressed} ]; do sleep 0.1; done; echo {name} > {ended}; exit 0' {name}\n"
         f"echo $$ > {up}.part\nmv {up}.part {up}\nwhile true; do sleep 0.1; done"
     )
 
-    def wait_until_it_waits():
-        while not (up.exists() and sys._current_frames()[main].f_code.co_name == "_try_wait"):  # subprocess's
-            time.sleep(0.05)
-
     def press():
-        for _ in range(2 if name == "INT" else 1):  # people press Ctrl-C twice
-            wait_until_it_waits()
-            if name == "INT":  # a terminal sends it to both
-                os.kill(int(up.read_text()), signal.SIGINT)
-            press_ctrl_c(getattr(signal, f"SIG{name}"))
-            time.sleep(0.1)
+        while not up.exists():
+            time.sleep(0.05)
+        if name == "INT":  # a terminal sends it to both
+            os.kill(int(up.read_text()), signal.SIGINT)
+        press_ctrl_c(getattr(signal, f"SIG{name}"), within="subprocess.py:wait")
+        time.sleep(0.5)
         pressed.touch()
 
     received = []

@@ -203,6 +203,7 @@ def test_steepest_is_up_to_the_minimum_and_per_decade():
     lrs = 10.0 ** np.arange(-6, 0)  # so far apart that the smoothing does nothing
     assert rules.steepest(lrs, np.array([5.0, 4.9, 4.7, 4.3, 3.5, 1.9])) == pytest.approx(0.1)
     assert rules.steepest(lrs, np.array([5.0, 4.9, 2.0, 1.8, 1.7, 9.0])) == pytest.approx(1e-4)
+    assert rules.steepest(lrs, np.array([5.0, 1.0, 1.2, 4.0, 9.0, 2.0])) == pytest.approx(1e-6)
 
 
 # --- any valley ---------------------------------------------------------------------------------------------------

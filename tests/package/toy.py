@@ -2,8 +2,10 @@
 
 import itertools
 import signal
+import sys
 import threading
 import time
+from traceback import walk_stack
 
 import torch
 import tqdm.auto
@@ -46,6 +48,17 @@ def bars(monkeypatch, tick):
     return closed
 
 
-def press_ctrl_c(what=signal.SIGINT):
-    """To the main thread, from another: a signal to the process may wake another thread, and the main one sleeps on."""
-    signal.pthread_kill(threading.main_thread().ident, what)
+def press_ctrl_c(what=signal.SIGINT, *, within):
+    """A signal to the main thread, from another, once it waits in the function `within`, "file.py:name".
+
+    To the thread and not to the process, where it might wake another thread, and the main one would sleep on.
+    """
+    main = threading.main_thread().ident
+
+    def functions():
+        frames = walk_stack(sys._current_frames()[main])
+        return [f"{frame.f_code.co_filename}:{frame.f_code.co_name}" for frame, _ in frames]
+
+    while not any(name.endswith(within) for name in functions()):
+        time.sleep(0.01)
+    signal.pthread_kill(main, what)
