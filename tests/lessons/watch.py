@@ -61,11 +61,6 @@ def with_notes(cell):
     return re.sub(r"^(\s*)assert\b", note, cell.source, flags=re.M)
 
 
-def report(notebook):
-    """What a watched notebook reported: the assertions that `ran`, and the key `figures`."""
-    return json.loads(notebook.cells[-1].outputs[0].text)
-
-
 def problems(notebook, name):
     """What is wrong with a watched notebook that ran without an error, as pairs of a cell's index and a sentence."""
     found = []
@@ -75,7 +70,8 @@ def problems(notebook, name):
                 found.append((i, "a figure has no alt text"))
     if notebook.cells[-1].source != REPORT:
         return found
-    seen, figures, place = report(notebook), recorded(name), {cell.id: i for i, cell in enumerate(notebook.cells)}
+    seen = json.loads(notebook.cells[-1].outputs[0].text)
+    figures, place = recorded(name), {cell.id: i for i, cell in enumerate(notebook.cells)}
     for i, cell in enumerate(notebook.cells):
         noted = re.findall(r'_ran\.add\("(.+?)"\); assert', cell.source)
         found += [(i, f"{assertion} never ran") for assertion in noted if assertion not in seen["ran"]]
@@ -94,11 +90,11 @@ def near(now, was, within):
 
 
 def run(path):
-    """The report of a lesson, run here."""
+    """What a lesson reports when it runs: the assertions that `ran`, and the key `figures`."""
     notebook = watched(path)
     quiet = ["--IPKernelApp.log_level=ERROR"]
     NotebookClient(notebook, kernel_name="python3", extra_arguments=quiet).execute()
-    return report(notebook)
+    return json.loads(notebook.cells[-1].outputs[0].text)
 
 
 def main():
