@@ -1,6 +1,6 @@
 """The plumbing of a course on the learning rate in PyTorch: data, a recording loop, sweeps and figures."""
 
-from lrtut import claims
+from lrtut import claims, explore
 from lrtut.alttext import alt_text
 from lrtut.catalogue import CATALOGUE
 from lrtut.data import Digits, batches, load_mnist, normalise
@@ -16,8 +16,8 @@ from lrtut.version import VersionError, __version__, require
 # fmt: off
 __all__ = [
     "CATALOGUE", "Digits", "History", "NoSuggestion", "RangeTest", "Run", "VersionError", "__version__", "alt_text",
-    "batches", "evaluate", "lr_colors", "lr_range_test", "load_mnist", "mlp", "normalise", "plot_images", "plot_loss",
-    "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "small_cnn", "subplots", "sweep", "train",
+    "batches", "evaluate", "explore", "lr_colors", "lr_range_test", "load_mnist", "mlp", "normalise", "plot_images",
+    "plot_loss", "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "small_cnn", "subplots", "sweep", "train",
 ]
 # fmt: on
 
