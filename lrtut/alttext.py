@@ -27,12 +27,14 @@ def alt_text(figure: Figure) -> str:
     >>> print(lrtut.alt_text(ax.figure))
     Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
     """
-    panels = [ax for ax in figure.axes if ax.get_visible()]
-    parts = [_describe(ax) for ax in panels]
-    if len(parts) > 1:
-        parts = [f"Panel {i}: {part}" for i, part in enumerate(parts, 1)]
     title = figure.get_suptitle()
-    return " ".join(filter(None, [title and f"{title}.", *parts])) or "Empty figure."
+    return " ".join(filter(None, [title and f"{title}.", *panel_texts(figure)])) or "Empty figure."
+
+
+def panel_texts(figure: Figure) -> list[str]:
+    """The description of each panel."""
+    texts = [_describe(ax) for ax in figure.axes if ax.get_visible()]
+    return [f"Panel {i}: {text}" for i, text in enumerate(texts, 1)] if len(texts) > 1 else texts
 
 
 def _describe(ax: Axes) -> str:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import html
 import io
+import itertools
 import sys
 import textwrap
 from typing import Any
@@ -14,9 +15,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-from lrtut.alttext import alt_text
+from lrtut.alttext import alt_text, panel_texts
 
+_LEAST_WIDTH = 320  # pixels: a phone's
 _LEGEND_WIDTH = 18  # characters; a longer name takes several lines
 
 
@@ -44,12 +47,31 @@ class CourseFigure(Figure):
 
     @styled
     def _repr_html_(self) -> str:
-        picture = io.BytesIO()
-        self.savefig(picture, format="png")
-        data = base64.b64encode(picture.getvalue()).decode()
-        alt = html.escape(alt_text(self))
-        width = round(self.get_figwidth() * 100)
-        return f'<img alt="{alt}" src="data:image/png;base64,{data}" style="width:{width}px;max-width:100%">'
+        pictures = ""
+        for box, alt in self._parts():
+            picture = io.BytesIO()
+            self.savefig(picture, format="png", bbox_inches=box)
+            data = base64.b64encode(picture.getvalue()).decode()
+            share = 100 * (box.width if box else self.get_figwidth()) / self.get_figwidth()
+            size = f"width:{share:.4g}%;min-width:min(100%,{_LEAST_WIDTH}px)"
+            pictures += f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}" style="{size}">'
+        return f'<div style="max-width:{round(self.get_figwidth() * 100)}px">{pictures}</div>'
+
+    def _parts(self) -> list[tuple[Bbox | None, str]]:
+        """What is shown as a picture of its own, in inches, and its alt text.
+
+        Panels in a row are, if each has its own labels: where there is no room, they stand below each other.
+        """
+        grids = [ax.get_gridspec() for ax in self.axes]
+        row = len(grids) > 1 and all(grid is grids[0] and grid.nrows == 1 for grid in grids)
+        if not row or self.texts or not all(ax.get_ylabel() for ax in self.axes):
+            return [(None, alt_text(self))]
+        self.draw_without_rendering()  # where the panels are
+        boxes = [ax.get_tightbbox().transformed(self.dpi_scale_trans.inverted()) for ax in self.axes]
+        width, height = self.get_size_inches()
+        cuts = [0, *((one.x1 + other.x0) / 2 for one, other in itertools.pairwise(boxes)), width]
+        parts = [Bbox([[left, 0], [right, height]]) for left, right in itertools.pairwise(cuts)]
+        return list(zip(parts, panel_texts(self), strict=True))
 
 
 class CourseAxes(Axes):
