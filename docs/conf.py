@@ -2,6 +2,7 @@
 
 import html
 import posixpath
+import sys
 import textwrap
 import tomllib
 from pathlib import Path
@@ -11,6 +12,7 @@ from math_core import LatexToMathML
 from sphinx import addnodes
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "docs"))  # for charts.py
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
 BLOB = URLS["Notebooks"].replace("/tree/", "/blob/").removesuffix("notebooks")
 HERE = {  # what the notebooks name by an address is on the site as well
@@ -22,7 +24,7 @@ HERE = {  # what the notebooks name by an address is on the site as well
 project = html_title = "The learning rate in PyTorch"
 author = copyright = "the lrtut authors"
 language = "en"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "charts"]
 
 html_theme = "furo"
 html_theme_options = {
