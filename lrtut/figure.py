@@ -39,7 +39,7 @@ styled = _style()  # as a decorator, it is entered at each call
 class CourseFigure(Figure):
     """A Figure that shows itself as HTML with alt text.
 
-    JupyterLab and nbconvert drop the alt text of a bare PNG, and prefer HTML if there are both. A method of the class,
+    JupyterLab drops the alt text of a bare PNG, and prefers HTML if there are both. A method of the class,
     unlike a registered formatter, survives pyplot's set-up of its inline backend.
     """
 

@@ -143,7 +143,7 @@ def test_alt_text_is_in_the_output_of_a_kernels_first_figure_and_no_bare_picture
     NotebookClient(notebook, kernel_name="python3", shutdown_kernel="immediate").execute()
     for cell in notebook.cells:
         (bundle,) = [output.data for output in cell.outputs if "text/html" in output.get("data", {})]
-        # JupyterLab, Colab and nbconvert each take the HTML; a bare PNG would be shown without its words.
+        # JupyterLab, Colab and the website each take the HTML; a bare PNG would be shown without its words.
         assert set(bundle) == {"text/html", "text/plain"}
     alt = html.unescape(re.search(r'<img alt="([^"]+)"', notebook.cells[0].outputs[0].data["text/html"])[1])
     assert alt.startswith("The <first> figure. Chart, x axis: step, ") and "0.1: from 1 to 2" in alt
