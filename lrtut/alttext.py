@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.transforms import Transform
 
-_MOST_SERIES = 12
+_MOST_SERIES = 16
 
 
 def alt_text(figure: Figure) -> str:
@@ -45,15 +45,17 @@ def _describe(ax: Axes) -> str:
     title = " ".join(filter(None, titles))
     head = f"{title}. " if title else ""
     (x_label, x_note), (y_label, y_note) = (_label(ax, which) for which in "xy")
-    axes = f"x axis: {x_label}, {_range(ax.xaxis)}; y axis: {y_label}, {_range(ax.yaxis)}."
+    axes = f"x axis: {x_label}, {_range(ax, 'x')}; y axis: {y_label}, {_range(ax, 'y')}."
     series = sorted(_series(ax), key=lambda one: one[0].startswith("_"))  # what the legend shows comes first
     texts = [f"{_name(label) or kind}: {what}." for label, kind, what in series if what]
     more = [f"And {len(texts) - _MOST_SERIES} more."] if len(texts) > _MOST_SERIES else []
     return f"{head}Chart, {axes} " + " ".join([*filter(None, [x_note, y_note]), *texts[:_MOST_SERIES], *more])
 
 
-def _range(axis: Axis) -> str:
-    low, high = (_value(axis, end) for end in sorted(axis.get_view_interval()))
+def _range(ax: Axes, which: str) -> str:
+    """Where an axis begins and ends: its spine may be shorter than the panel."""
+    axis, spine = getattr(ax, f"{which}axis"), ax.spines["bottom" if which == "x" else "left"]
+    low, high = (_value(axis, end) for end in sorted(spine.get_bounds() or axis.get_view_interval()))
     return f"{low} to {high}" + (", log scale" if axis.get_scale() == "log" else "")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lrtut.figure import axes_or_new, finish, styled
-from lrtut.finder.rules import OTHER, PLAIN, NoSuggestion, ceiling
+from lrtut.finder.rules import FIRST, OTHER, PLAIN, NoSuggestion, ceiling
 
 _TENTH = 0.1  # of the fall: what is near enough to the level at the start, or to the minimum
 _SHADES = {"flat": 0.05, "falling": 0.15, "valley": 0.28, "cliff": 0.15}
@@ -41,7 +41,7 @@ def plot_range_test(
     finite = np.isfinite(test.loss)
     ax.plot(test.lr[finite], test.loss[finite], color="0.5", alpha=0.6, lw=1, label="loss before each step")
     ax.plot(test.lr, test.smoothed, color=_BLUE, label="smoothed")
-    shown = test.loss[finite]
+    shown, where = test.loss[finite], {}
     bottom, top = (shown.min(), min(shown.max(), ceiling(shown))) if len(shown) else (0, 1)
     try:
         suggestion = test.suggestion()
@@ -49,23 +49,28 @@ def plot_range_test(
         why, seen = f"No suggestion: {refusal}", "A range test without a suggestion"
     else:
         lowest = suggestion * test.divisor
-        at_start, least = np.nanmax(test.smoothed[test.lr <= lowest]), np.nanmin(test.smoothed)
+        at_start, least = np.median(shown[:FIRST]), np.nanmin(test.smoothed)
         top = min(top, at_start + (at_start - least) / 2)
         ax.axvline(suggestion, color=_RED, ls="--", label=f"suggestion {suggestion:.2g}")
         ax.plot(lowest, least, color=_RED, marker="v", ms=8, ls="none", label=f"minimum {lowest:.2g}")
-        _shade(ax, stretches(test.lr, test.smoothed))
+        where = stretches(test.lr, test.smoothed)
         part = {PLAIN: "a third", OTHER: "a sixth"}.get(test.divisor, f"1/{test.divisor:g}")
         why = f"The smoothed loss is lowest at {lowest:.2g}"
         why += f"; beside the cliff one keeps a distance: {part} of it, {suggestion:.2g}."
-        seen = f"The loss is lowest at {lowest:.2g}: {part} of it is {suggestion:.2g}"
+        seen = f"A valley at {lowest:.2g}"
     margin = 0.08 * (top - bottom)
     ax.set_ylim(bottom - margin, max(top, bottom) + margin + 1e-12)
     if (np.diff(test.lr) > 1.5 * np.diff(test.lr)[:1]).any():  # exponential: the steps in rate grow
         ax.set_xscale("log")
+        rates = [*test.lr, *(readings or {}).values()]
+        ax.set_xlim(min(rates), max(rates))  # also where no loss is finite
+        ax.xaxis.get_major_locator().set_params(numticks=6)
+    _shade(ax, where)
     _draw_readings(ax, readings or {})
-    finish(ax, "learning rate", "training loss", seen if title is None else title)
+    finish(ax, "learning rate", "training loss", "")
+    ax.set_title(seen if title is None else title, pad=32 if where else None)  # above the names of the stretches
     inches = ax.get_position().width * ax.figure.get_figwidth()
-    ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(12 * inches))))
+    ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(10 * inches))))
     return ax
 
 
@@ -83,33 +88,37 @@ def stretches(lrs: np.ndarray, smoothed: np.ndarray) -> dict[str, tuple[float, f
     high = np.flatnonzero(smoothed > least + _TENTH * fall)
     start, end = int(high[high < lowest][-1]), int(min(high[high > lowest], default=len(lrs) - 1))
     places = [0, flat, start, end, len(lrs) - 1]
-    return {name: (lrs[one], lrs[other]) for name, one, other in zip(_SHADES, places, places[1:], strict=False)}
+    ends = zip(_SHADES, places, places[1:], strict=False)
+    return {name: (lrs[one], lrs[other]) for name, one, other in ends if one < other}
 
 
 def _shade(ax: Axes, where: Mapping[str, tuple[float, float]]) -> None:
-    for name, (left, right) in where.items():
-        if left < right:
-            ax.axvspan(left, right, color="0.5", alpha=_SHADES[name], lw=0, label=f"_{name}")
-            middle = math.sqrt(left * right)
-            ax.text(middle, 0.98, name, transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=10)
+    for i, (name, ends) in enumerate(where.items()):
+        ax.axvspan(*ends, color="0.5", alpha=_SHADES[name], lw=0, label=f"_{name}")
+        place = np.mean([_place(ax, rate) for rate in ends])
+        above = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "center", "fontsize": 10}
+        ax.annotate(name, (place, 1), (0, 4 + i % 2 * 12), **above)  # in two rows: a stretch may be narrow
 
 
 def _draw_readings(ax: Axes, readings: Mapping[str, float]) -> None:
-    """A strip below the curve: a row for each reading."""
+    """A strip below the curve: a row for each reading, in the order of the rates."""
     if not readings:
         return
-    strip = _ROW * len(readings) / (1 + _ROW * len(readings))  # of the whole height
-    (bottom, top), row = ax.get_ylim(), strip / len(readings)
+    bottom, top = ax.get_ylim()
     ticks = [tick for tick in ax.get_yticks() if bottom <= tick <= top]
+    strip = _ROW * len(readings) / (1 + _ROW * len(readings))  # of the whole height
     ax.set_ylim(bottom - strip / (1 - strip) * (top - bottom), top)
     ax.set_yticks(ticks)
-    ax.axhline(bottom, color="0.5", lw=0.8, label="_edge of the strip")
-    left, right = ax.get_xlim()
+    ax.spines.left.set_bounds(bottom, top)  # the y axis is the curve's alone
+    ax.plot([0, 1], [strip, strip], color="0.5", lw=0.8, transform=ax.transAxes)
     for i, (name, rate) in enumerate(sorted(readings.items(), key=lambda item: item[1])):
-        y, place = strip - (i + 0.5) * row, ax.get_xaxis_transform()
-        ax.plot(rate, y, marker="D", ls="none", color=_BLUE, transform=place, label=f"_{name} {rate:.2g}")
-        on_left = math.log(rate / left) > math.log(right / rate)  # more room there
-        ax.annotate(
-            f"{name} {rate:.2g}", (rate, y), (-8 if on_left else 8, 0), xycoords=place, textcoords="offset points",
-            ha="right" if on_left else "left", va="center", fontsize=10,
-        )  # fmt: skip
+        y, row = strip * (1 - (i + 0.5) / len(readings)), ax.get_xaxis_transform()
+        ax.plot(rate, y, marker="D", ls="none", color=_BLUE, transform=row, label=f"_{name} {rate:.2g}")
+        ha, gap = ("right", -8) if _place(ax, rate) > 0.5 else ("left", 8)  # where there is more room
+        style = {"textcoords": "offset points", "ha": ha, "va": "center", "fontsize": 10}
+        ax.annotate(f"{name} {rate:.2g}", (rate, y), (gap, 0), xycoords=row, **style)
+
+
+def _place(ax: Axes, rate: float) -> float:
+    """From 0, at the left end of the x axis, to 1."""
+    return ax.transAxes.inverted().transform(ax.transData.transform((rate, 1)))[0]

@@ -102,9 +102,20 @@ class RangeTest:
         """
         return ONE_CYCLE * self.suggestion()
 
-    def plot(self, ax=None):
-        """Draw the curve, the suggestion, the region that it comes from, and why, in words; returns the Axes."""
-        return plot_range_test(self, ax=ax)
+    def plot(self, *, readings=None, title=None, ax=None):
+        """Draw the curve with its stretches, the suggestion, and why, in words; returns the Axes.
+
+            rules = ("minimum", "steepest", "valley")
+            ax = test.plot(readings={rule: test.suggestion(rule) for rule in rules})
+
+        Args:
+            readings: rates by name, for instance what several rules read: each is a row below the curve.
+            title: what is seen, if None.
+
+        Raises:
+            ValueError: a reading is not a rate above zero.
+        """
+        return plot_range_test(self, readings=readings, title=title, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, ready for JSON (except for NaN); `RangeTest.from_dict` reads them."""

@@ -24,6 +24,9 @@ def close():
     plt.close("all")
 
 
+STRETCHES = ("flat", "falling", "valley", "cliff")
+
+
 def said(figure):
     """The sentences of a figure's alt text that tell of its series."""
     return [sentence for sentence in re.split(r"(?<=\.) ", alt_text(figure)) if re.match(r"[^:;]+: [^;]+$", sentence)]
@@ -38,6 +41,16 @@ def test_a_chart_is_told_by_its_title_axes_and_series():
         "0.1: from 4 to 2, lowest 1 at 1, highest 4. 0.5: 4 at 0."
     )
     assert 'alt="Two &lt;paths&gt;. Chart' in figure._repr_html_()
+
+
+def test_panels_in_a_row_are_pictures_with_a_text_each_if_each_has_its_labels():
+    figure, (one, other) = lrtut.subplots(1, 2)
+    one.set_ylabel("one")
+    assert figure._repr_html_().count("<img") == 1
+    other.set_ylabel("other")
+    lrtut.plot_lr({"a name": [1.0, 2.0]}, ax=other)
+    pictures = re.findall('<img alt="([^"]+)".*?min-width:min', figure._repr_html_())
+    assert [("one," in text, "a name: " in text) for text in pictures] == [(True, False), (False, True)]
 
 
 def test_panels_pictures_and_nothing():
@@ -86,9 +99,12 @@ def test_a_range_test_is_told_by_its_suggestion_and_its_words_apart_from_the_axi
     lrs = np.geomspace(1e-4, 10, 200)
     fall = 2.3 - 1.5 * np.exp(-(((np.log10(lrs) + 0.5) / 0.8) ** 2))
     test = lrtut.RangeTest(lrs[:, None], fall + np.where(lrs > 2, 3 * (lrs - 2), 0), 3.0)
-    figure, rate = test.plot().figure, test.suggestion()
+    figure, rate = test.plot(readings={"a rule": 0.02}).figure, test.suggestion()
     assert f"suggestion {rate:.2g}: x = {rate:.3g}." in said(figure)
-    assert f"from the suggestion to the minimum: x = {rate:.3g} to {rate * 3:.3g}." in said(figure)
+    assert "a rule 0.02: x = 0.02." in said(figure)
+    ends = [re.search(rf"{name}: x = (\S+) to (\S+)\.", alt_text(figure)).groups() for name in STRETCHES]
+    assert [end for _, end in ends[:-1]] == [start for start, _ in ends[1:]] and float(ends[2][0]) < 3 * rate
+    assert "y axis: training loss, 0." in alt_text(figure)  # and not what the strip of readings takes below it
     assert re.search(r"x axis: learning rate, [\d.e-]+ to [\d.]+, log scale; y axis: ", alt_text(figure))
     assert f". The smoothed loss is lowest at {rate * 3:.2g}; " in alt_text(figure)
 
@@ -122,8 +138,8 @@ def test_dots_bars_areas_and_what_is_not_in_data():
 
 
 def test_many_series_are_cut_short_and_counted():
-    sentences = said(lrtut.plot_paths({f"curve {i}": [i, i + 1] for i in range(15)}).figure)
-    assert len(sentences) == 12 and alt_text(plt.gcf()).endswith(" And 3 more.")
+    sentences = said(lrtut.plot_paths({f"curve {i}": [i, i + 1] for i in range(20)}).figure)
+    assert len(sentences) == 16 and alt_text(plt.gcf()).endswith(" And 4 more.")
 
 
 def test_names_and_dates():

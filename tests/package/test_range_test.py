@@ -346,7 +346,21 @@ def test_the_figure_shows_the_curve_and_the_suggestion_and_says_why(lrs, scale, 
     labels = ax.get_legend_handles_labels()[1]
     assert {f"suggestion {rate:.2g}", f"minimum {rate * divisor:.2g}", "smoothed"} <= set(labels)
     bottom, top = ax.get_ylim()
-    assert bottom < test.loss.min() and test.loss[0] < top <= 4.5 * np.median(test.loss[:10])
+    dip = test.loss[0] - test.loss.min()
+    assert bottom < test.loss.min() and test.loss[0] < top and dip > 0.5 * (top - bottom)
+
+
+def test_readings_are_rows_below_the_curve():
+    test = record(WIDE, np.exp(np.linspace(-1.2, 0.8, 200) ** 2))
+    ax = test.plot(readings={"late": 5, "early": 2e-6}, title="Two readings")
+    rows = {text.get_text(): text.xy for text in ax.texts}
+    assert ax.get_title("left") == "Two readings" and rows["late 5"][0] == 5 and rows["early 2e-06"][0] == 2e-6
+    ax.figure.canvas.draw()
+    edge = ax.transData.transform((1, test.loss.min()))[1]
+    assert all(ax.transAxes.transform((0, rows[name][1]))[1] < edge for name in ("late 5", "early 2e-06"))
+    for wrong in (0, math.nan):
+        with pytest.raises(ValueError, match=rf"readings\['a'\]={wrong}: give a learning rate above zero"):
+            test.plot(readings={"a": wrong})
 
 
 @pytest.mark.parametrize(
