@@ -125,7 +125,7 @@ def tiny(tmp_path, monkeypatch):
     """A checkout of two lessons, the first of which fails, and an answer."""
     for folder in ("lrtut", "notebooks", "images", "exercises", "docs/answers"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in ("docs/conf.py", "pyproject.toml", "exercises/README.md"):
+    for name in ("docs/conf.py", "docs/charts.py", "docs/charts.js", "pyproject.toml", "exercises/README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "exercises" / "README.md").write_text("# For teachers")
     (tmp_path / "lrtut" / "cli.py").touch()
