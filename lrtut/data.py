@@ -287,7 +287,9 @@ def _download(folder: Path) -> None:
             if abs(bar.n - seen) >= _LEAST_BYTES:  # less, where a bad file was deleted
                 seen, since = bar.n, time.monotonic()
             elif time.monotonic() - since > _PATIENCE_S:
-                raise TimeoutError(f"the network brought less than {_LEAST_BYTES:,} bytes in {_PATIENCE_S:g} s")
+                errors = [TimeoutError(f"the network brought less than {_LEAST_BYTES:,} bytes in {_PATIENCE_S:g} s")]
+                break
+        bar.total = bar.n  # even if it failed: tqdm would leave an unfinished bar in red
     if errors:
         raise errors[-1]
     for name in FILES:
