@@ -41,11 +41,20 @@ def require(version: str) -> None:
     if asked > here:
         raise VersionError(
             f"lrtut here is {__version__}, too old for this notebook, which needs {version}. In a clone of the "
-            f"repository: git pull. Elsewhere: %pip install --upgrade git+{repository()}. Then restart the kernel."
+            f"repository: git pull. Elsewhere: %pip install --upgrade {archive()}. Then restart the kernel."
         )
 
 
 def repository() -> str:
     """The repository's address, as pyproject.toml gives it."""
+    return _url("Repository")
+
+
+def archive() -> str:
+    """The address of the repository's files in one archive, which pip can install."""
+    return _url("Notebooks").replace("/tree/", "/archive/").removesuffix("/notebooks") + ".zip"
+
+
+def _url(name: str) -> str:
     urls = importlib.metadata.metadata("lrtut").get_all("Project-URL") or []
-    return next(url.split(", ", 1)[1] for url in urls if url.startswith("Repository, "))
+    return next(url.split(", ", 1)[1] for url in urls if url.startswith(f"{name}, "))

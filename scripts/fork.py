@@ -35,8 +35,8 @@ def rewrite(slug: str, branch: str | None) -> list[str]:
     """Put `slug` and `branch` in place of the old ones in every file that git tracks; returns the changed files."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
     old, old_branch = urls["Repository"].removeprefix("https://github.com/"), urls["Notebooks"].split("/")[-2]
-    # The old address, and a branch where one follows: in a page of GitHub or Colab, a link of Binder, or a call of pip.
-    ending = rf"(/(?:blob|tree|raw)/|/(?={re.escape(old_branch)}\?)|@){re.escape(old_branch)}(?![\w-])"
+    # The old address, and a branch where one follows: in a page of GitHub or Colab, a link of Binder, or an archive.
+    ending = rf"(/(?:blob|tree|raw|archive)/|/(?={re.escape(old_branch)}\?)){re.escape(old_branch)}(?![\w-])"
     pattern = re.compile(rf"((?:github(?:\.com)?|gh)[/:]){re.escape(old)}(?![\w-])(?:{ending})?".encode())
 
     def new(found: re.Match) -> bytes:

@@ -1,7 +1,7 @@
 """The notebooks on a machine with Colab's packages, and without a checkout or lrtut: `uv run nox -s setup_cell`.
 
 Makes an environment of environments/colab.txt under build/ (5 GB, hard-linked from uv's cache where that is on the same
-disk), kept for the next run. git rewrites the repository's address to a copy of this checkout.
+disk), kept for the next run. The setup cell gets the archive of a copy of this checkout, and no git.
 """
 
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from copies import ROOT, copy_checkout
+from copies import ROOT, copy_checkout, git
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from lrtut.cli import find_lessons
-from lrtut.version import repository
+from lrtut.version import archive
 
 LESSONS = find_lessons(ROOT)
 PACKAGES = ROOT / "tests" / "launch" / "environments" / "colab.txt"
@@ -65,26 +65,24 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """Environment variables that make git read the repository's address as a copy of this checkout."""
+def packed(tmp_path_factory):
+    """An archive of this checkout, laid out as GitHub lays out its own."""
     copy = copy_checkout(tmp_path_factory.mktemp("repository"))
-    return rewrite(copy.as_uri())
-
-
-def rewrite(url):
-    return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{url}.insteadOf", "GIT_CONFIG_VALUE_0": repository()}
+    git(copy, "archive", "--prefix=lrtut-main/", "--output=main.zip", "HEAD")
+    return copy / "main.zip"
 
 
 @pytest.fixture
-def colab(environment, address, tmp_path, monkeypatch):
-    """Executes a notebook from the single file in an otherwise empty folder, on a machine like Colab's."""
+def colab(environment, packed, tmp_path):
+    """Executes a notebook from the single file in an otherwise empty folder, on a machine like Colab's, without git."""
     uv("pip", "uninstall", "--quiet", "--python", environment, "lrtut")
-    for name in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in {**address, "LRTUT_DATA": "digits", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}.items():
-        monkeypatch.setenv(name, value)
+    env = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
+    env |= {"LRTUT_DATA": "digits", "PATH": str(environment.parent), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
-    def execute(document):
+    def execute(document, packed=packed):
+        setup = next(cell for cell in document.cells if cell.id == "setup")
+        assert archive() in setup.source
+        setup.source = setup.source.replace(archive(), packed.as_uri())
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         nbformat.write(document, folder / "lesson.ipynb")
         document = nbformat.read(folder / "lesson.ipynb", as_version=4)
@@ -92,7 +90,8 @@ def colab(environment, address, tmp_path, monkeypatch):
         argv = [str(environment), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         manager._kernel_spec = KernelSpec(argv=argv, display_name="Colab", language="python")
         try:
-            NotebookClient(document, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+            resources = {"metadata": {"path": str(folder)}}
+            NotebookClient(document, km=manager, timeout=300, resources=resources).execute(env=env)
         finally:
             manager.shutdown_kernel(now=True)
         return document
@@ -128,12 +127,20 @@ def test_a_lesson_from_its_single_file(colab, environment, path):
     assert re.fullmatch(r"(\s*Note: you may need to restart the kernel to use updated packages\.)?\s*", text_of(setup))
 
 
-def test_where_lrtut_is_nothing_is_installed(colab, monkeypatch):
+NOWHERE = Path("/no/such/archive.zip")
+
+
+def test_where_lrtut_is_nothing_is_installed(colab):
     colab(setup_of(LESSONS[0]))
-    for name, value in rewrite("file:///no/such/repository").items():
-        monkeypatch.setenv(name, value)
-    setup, said = colab(setup_of(LESSONS[-1])).cells
+    setup, said = colab(setup_of(LESSONS[-1]), NOWHERE).cells
     assert setup.outputs == [] and "site-packages/lrtut/__init__.py" in text_of(said)
+
+
+def test_an_old_lrtut_is_replaced(colab, environment, tmp_path):
+    (tmp_path / "lrtut.py").write_text("")
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "lrtut"\nversion = "0.0.9"')
+    uv("pip", "install", "--quiet", "--python", environment, tmp_path)
+    assert "site-packages/lrtut/__init__.py" in text_of(colab(setup_of(LESSONS[0])).cells[-1])
 
 
 def test_a_folder_called_lrtut_is_no_lrtut(colab):
@@ -143,11 +150,9 @@ def test_a_folder_called_lrtut_is_no_lrtut(colab):
     assert "site-packages/lrtut/__init__.py" in text_of(colab(document).cells[-1])
 
 
-def test_a_failed_install_says_what_to_do(colab, monkeypatch):
-    for name, value in rewrite("file:///no/such/repository").items():
-        monkeypatch.setenv(name, value)
+def test_a_failed_install_says_what_to_do(colab):
     with pytest.raises(CellExecutionError) as error:
-        colab(setup_of(LESSONS[0]))
+        colab(setup_of(LESSONS[0]), NOWHERE)
     last = re.sub(r"\x1b\[[\d;]*m", "", str(error.value))
     assert "No module named 'lrtut'" in last
     assert re.search(r"-> \d+ import lrtut *# If this fails: .* run this cell again", last)

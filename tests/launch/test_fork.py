@@ -41,7 +41,7 @@ def test_no_trace_of_the_old_address_is_left(copy):
     assert f"{SLUG}-extras and https://github.com/{NEW}." in (copy / "more.md").read_text()
 
     everything = "".join((copy / name).read_text(encoding="utf-8") for name in before)
-    ends = re.findall(re.escape(NEW) + r"(?:/(?:blob|tree|raw)/|/|@)([\w-]+)", everything)
+    ends = re.findall(re.escape(NEW) + r"(?:/(?:blob|tree|raw|archive)/|/)([\w-]+)", everything)
     assert set(ends) == {"spring-27"} and len(ends) > 15
     # Nothing else has changed: put back, nothing differs. Without --branch, the branch stays.
     assert fork(copy, SLUG).returncode == 0

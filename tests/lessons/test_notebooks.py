@@ -33,7 +33,7 @@ def test_clean_and_short(path):
 def test_the_setup_cell_at_the_head_is_the_same_everywhere(path):
     setup = code_cells(read(path))[0].source
     assert setup == code_cells(read(LESSONS[0]))[0].source
-    assert f"git+{REPOSITORY}@{BRANCH}\n" in setup
+    assert f" {REPOSITORY}/archive/{BRANCH}.zip\n" in setup
     assert f'lrtut.require("{lrtut.__version__.rpartition(".")[0]}")' in setup
 
 

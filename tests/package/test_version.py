@@ -26,7 +26,7 @@ def test_an_old_lrtut_is_brought_up_to_date(monkeypatch, asked):
     monkeypatch.setattr(version, "__version__", "0.1.3")
     with pytest.raises(lrtut.VersionError, match=f"too old for this notebook, which needs {asked}") as error:
         lrtut.require(asked)
-    for words in ("lrtut here is 0.1.3", "git pull", f"--upgrade git+{version.repository()}.", "restart the kernel"):
+    for words in ("lrtut here is 0.1.3", "git pull", f"--upgrade {version.archive()}.", "restart the kernel"):
         assert words in str(error.value)
 
 
