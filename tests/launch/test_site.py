@@ -30,6 +30,7 @@ def built(tmp_path_factory):
     code[0].outputs = [new_output("display_data", data={"text/html": figure._repr_html_(), "text/plain": "figure"})]
     code[1].metadata["tags"] = ["check", "hide-input"]
     code[1].outputs = [new_output("stream", text="✓ 2 claims of this section hold here")]
+    code[2].outputs = [new_output("display_data", data=lrtut.explore.parabola()._repr_mimebundle_()[0])]
     (root / "build" / "lessons").mkdir(parents=True)
     nbformat.write(lesson, root / "build" / "lessons" / notebooks[0].name)
     bare = site.build(root, notebooks, root / "build" / "lessons")
@@ -56,6 +57,20 @@ def test_links_lead_somewhere_and_nothing_is_fetched_from_the_network(built):
             assert target.is_file() and target.is_relative_to(folder), (path.name, tag)
             if address.fragment and tag.name == "a":
                 assert pages[target].find(id=unquote(address.fragment)), (path.name, tag)
+
+
+@pytest.mark.parametrize("path", cli.find_lessons(ROOT), ids=lambda path: path.stem)
+def test_three_clicks_lead_from_the_readme_to_a_lesson_its_exercise_and_its_solution(built, path):
+    """On the site; and on GitHub and in JupyterLab, where the same links lead to the files."""
+    folder, pages = built
+    lesson = f"notebooks/{path.name}"
+    exercise, solution = (f"exercises/{kind}/{path.stem}/{path.name}" for kind in ("release", "source"))
+    for here, there in zip(("README.md", lesson, exercise), (lesson, exercise, solution), strict=True):
+        link = os.path.relpath(ROOT / there, (ROOT / here).parent)
+        assert f"]({link})" in (ROOT / here).read_text("utf-8"), (here, link)
+        page = folder / ("index.html" if here == "README.md" else Path(here).with_suffix(".html"))
+        html = str(Path(link).with_suffix(".html"))
+        assert pages[page].select_one("article").find("a", href=html), (here, html)
 
 
 def test_every_page_has_its_title_and_words_for_a_search_engine_and_no_raw_latex(built):
@@ -114,6 +129,21 @@ def test_on_a_phone_and_in_the_dark(built):
         for path in pages:
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, path.name
+        page.goto((folder / "notebooks" / "01_what_the_learning_rate_does.html").as_uri())
+        check = page.locator(".tag_check").first
+        assert (
+            check.get_by_text("✓ 2 claims").is_visible()
+            and not check.locator("pre.code, .highlight").first.is_visible()
+        )
+        check.locator("summary").click()
+        assert check.locator(".highlight").first.is_visible()
+        chart = page.locator(".chart")
+        chart.locator("svg").wait_for()
+        before, rate = chart.locator("svg").inner_html(), chart.locator("input[type=range]").first
+        rate.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.querySelector('.chart [aria-live]').textContent != ''")
+        assert chart.locator("svg").inner_html() != before
         page.goto(f"{(folder / 'search.html').as_uri()}?q=momentum")
         page.locator("#search-results li a", has_text="01 · What the learning rate does").first.wait_for()
         browser.close()

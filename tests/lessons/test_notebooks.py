@@ -16,6 +16,7 @@ REPOSITORY = URLS["Repository"]
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 BRANCH = URLS["Notebooks"].removeprefix(f"{REPOSITORY}/tree/").removesuffix("/notebooks")
 WHOLE_PROGRAM = "program-run"  # of lesson 03: the one cell that may be longer
+EXERCISES = sorted(ROOT.glob("exercises/*/*/*.ipynb"))
 TEXTS = [path for folder in ("", "docs", "benchmarks", "tests") for path in (ROOT / folder).glob("*.md")]
 
 
@@ -44,9 +45,9 @@ def test_badges_open_this_notebook_of_this_repository(path):
     assert f"(https://mybinder.org/v2/gh/{SLUG}/{BRANCH}?urlpath=lab/tree/notebooks/{path.name})" in head
 
 
-@pytest.mark.parametrize("path", [*LESSONS, *TEXTS], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", [*LESSONS, *EXERCISES, *TEXTS], ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_resolve_and_names_of_the_package_are_public(path):
-    text = prose(read(path)) if path in LESSONS else path.read_text(encoding="utf-8")
+    text = prose(read(path)) if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", text):
         assert (path.parent / target).exists(), target
     for target in re.findall(rf"{re.escape(REPOSITORY)}/(?:blob|tree)/{BRANCH}/([^)#\s]+)", text):
