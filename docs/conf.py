@@ -38,7 +38,7 @@ html_css_files = ["course.css"]
 html_copy_source = False
 html_math_renderer = "mathml"
 
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # lessons and answers come executed, and the exercises are the reader's
 nb_merge_streams = True
