@@ -10,7 +10,6 @@ KNOWN_GAPS = [
     "What 0.3 does depends on the data",
     "since some schedules are meant to count batches",
     "What this comparison does *not* say",
-    "depends on the data: look at your own table",
     "for the same reason",
     "since they undo a reduction",
     "Silence is worse",
