@@ -6,6 +6,7 @@ Smith (2015), arXiv 1506.01186. How good the suggestion is, against other finder
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,7 @@ from lrtut.finder.rules import (
 from lrtut.finder.snapshot import restored
 from lrtut.training import device_of, forward, on_device
 
+_LARGEST = sys.float_info.max
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 
 
@@ -187,9 +189,10 @@ def lr_range_test(
         if not model.training:
             model.train()
         device = device_of(model)
-        lrs, top = rates[:, 0], math.inf
-        for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
-            _set_rates(optimizer, row)
+        lrs, top = rates[:, 0], _LARGEST
+        for row, batch in zip(_as_set(optimizer, rates), _endless(batches), strict=False):
+            for group, rate in zip(optimizer.param_groups, row, strict=True):
+                group["lr"] = rate
             optimizer.zero_grad()
             if train_step is not None:
                 model.zero_grad()  # also what the optimizer does not have
@@ -197,15 +200,19 @@ def lr_range_test(
             else:
                 inputs, targets = on_device(batch, device, "make it one, or give a train_step that takes it")
                 _, loss = forward(model, inputs, targets, loss_fn)
-                misuse.check_gradient(loss)
-                loss.backward()
+                try:
+                    loss.backward()
+                except RuntimeError:
+                    misuse.check_gradient(loss)
+                    raise
                 optimizer.step()
                 loss = loss.item()
             losses.append(loss)
             bar.update()
             if len(losses) == FIRST:
                 top = ceiling(losses)
-            if stop_when_diverged and _past_help(lrs, losses, top):
+            # Asked here and not in the function alone: this loop is to cost little beside the smallest network's step.
+            if stop_when_diverged and not -_LARGEST <= loss <= top and _past_help(lrs, losses, top):
                 bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
                 break
     recorded = rates[: len(losses)]
@@ -230,10 +237,14 @@ def _rates(optimizer: torch.optim.Optimizer, start_lr: float, end_lr: float, ste
     return rates
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        # Where the rate is a tensor, a new one: others may share the old one.
-        group["lr"] = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else rate
+def _as_set(optimizer: torch.optim.Optimizer, rates: np.ndarray) -> Iterator[tuple[Tensor | float, ...]]:
+    """Row by row, as the groups take them: where the rate is a tensor, a new one, since others may share the old."""
+    old = [group["lr"] for group in optimizer.param_groups]
+    columns = [
+        [torch.full_like(lr, rate) for rate in column] if isinstance(lr, Tensor) else column
+        for lr, column in zip(old, rates.T.tolist(), strict=True)
+    ]
+    return zip(*columns, strict=True)
 
 
 # --- batches and losses -------------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ def _keep_items(holder: dict | list | set | deque) -> _Undo:
     items = dict(holder) if isinstance(holder, dict) else list(holder)
 
     def back() -> None:
+        if not holder and not items:  # most of a module's tables
+            return
         now, before = _flat(holder), _flat(items)
         if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
             holder.clear()
