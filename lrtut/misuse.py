@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.utils.data import Dataset, IterableDataset
 
 _IGNORED = -100  # the target that torch's losses leave out by default
 
@@ -31,9 +32,16 @@ def check_whole(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f"{name}={value!r}: give a whole number of at least {least}.")
 
 
+def check_rate(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a finite number above zero."""
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: give a learning rate above zero.")
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}: give one of {', '.join(map(repr, choices))}.")
 
 
@@ -49,21 +57,34 @@ def check_rates(rates: Sequence[float], way_out: str) -> None:
 def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: int) -> None:
     """Raise ValueError unless a range test can go from `start_lr` to `end_lr` in `steps` steps."""
     for name, value in {"start_lr": start_lr, "end_lr": end_lr}.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: give a rate above zero.")
+        check_rate(name, value)
     if start_lr >= end_lr:
         raise ValueError(f"start_lr={start_lr!r} is not below end_lr={end_lr!r}: the rate must grow.")
     check_whole("steps", steps, least)
     check_choice("scale", scale, ("exponential", "linear"))
 
 
-def check_ratios(rates: Sequence[float]) -> None:
-    """Raise ValueError where the groups' rates differ and have no ratio to the first."""
+def own_rates(optimizer: Optimizer) -> list[float]:
+    """Each group's rate, or `initial_lr` where a scheduler holds it lower.
+
+    Raises ValueError where a group has no rate, or the groups' rates differ and have no ratio to the first.
+    """
+    rates = []
+    for i, group in enumerate(optimizer.param_groups):
+        try:
+            rate = float(group["lr"])
+            rates.append(max(rate, float(group.get("initial_lr", rate))))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"optimizer has lr={group.get('lr')!r} in parameter group {i}: there is no rate to change. Give it one "
+                "(lr=…; for transformers' Adafactor, relative_step=False too)."
+            ) from error
     if any(rate != rates[0] for rate in rates) and not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
         raise ValueError(
             f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
             "Set param_groups[i]['lr'] to what you mean to train with."
         )
+    return rates
 
 
 # --- optimizers, schedulers, models -------------------------------------------------------------------------------
@@ -88,6 +109,68 @@ def check_model(model: nn.Module) -> None:
         for name, tensor in named:
             if is_lazy(tensor):
                 raise ValueError(f"{kind} {name} has no value yet: pass one batch through the model first.")
+            if tensor.requires_grad and tensor.is_inference():
+                raise ValueError(
+                    f"{kind} {name} was made in torch.inference_mode(), and cannot be trained: make the model outside."
+                )
+
+
+def check_state(value: Any, kept: tuple[type, ...]) -> None:
+    """Raise ValueError unless `value` is one of the kinds `kept`, or has attributes to put back."""
+    if not isinstance(value, kept) and not hasattr(value, "__dict__"):
+        raise ValueError(
+            f"restore holds {value!r}, which has nothing to put back: give objects with state_dict() and "
+            "load_state_dict(), or with attributes."
+        )
+
+
+def check_parts(model: Any, optimizer: Any, batches: Any, functions: dict[str, Any]) -> None:
+    """Raise ValueError where an argument of a range test is not of its kind, or one does not fit the others."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is of type {type(model).__name__}: give a torch.nn.Module.")
+    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, type):
+        raise ValueError(f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer.")
+    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__") or isinstance(batches, str | dict):
+        raise ValueError(f"batches is of type {type(batches).__name__}: give a list, a DataLoader or lrtut.batches().")
+    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+        name = type(batches).__name__
+        raise ValueError(f"batches is a {name}, which yields single samples: give DataLoader(dataset, batch_size=…).")
+    for name, function in functions.items():
+        if not callable(function) or isinstance(function, type):
+            raise ValueError(f"{name}={function!r}: give a function (of a loss class, make an object of it).")
+
+
+def check_trains(model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise ValueError if the optimizer holds none of the parameters that are to be trained."""
+    own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained and not any(id(p) in own for p in trained):
+        raise ValueError(
+            "optimizer holds none of model's parameters that require a gradient: make it from this model's "
+            "parameters(), after the last change to its layers; or, if it holds copies of them, give a train_step."
+        )
+
+
+def check_context(device: torch.device) -> None:
+    """Raise ValueError within torch.inference_mode() or torch.autocast()."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("called within torch.inference_mode(), where nothing can be trained: call it outside.")
+    if torch.is_autocast_enabled(device.type):
+        raise ValueError(
+            "called within torch.autocast(), which keeps copies of the weights until it is left: call it outside, and "
+            "for mixed precision give a train_step that enters autocast for the forward pass."
+        )
+
+
+def check_batch(batch: Any, way_out: str) -> None:
+    """Raise ValueError where a batch unpacks as a pair but is not one: a tensor, a dict, one sample of a dataset."""
+    if isinstance(batch, Tensor | dict):
+        explain_batch(batch, TypeError(f"{type(batch).__name__}"), way_out)
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].ndim == 0:
+        raise ValueError(
+            "a batch's targets are a single number, as of one sample: give batches (DataLoader(…, batch_size=…)), or "
+            f"{way_out}."
+        )
 
 
 def check_owner(scheduler: LRScheduler, optimizer: Optimizer, expected: str) -> None:
@@ -161,6 +244,8 @@ def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
                 f"a batch of one sample, of shape {list(inputs.shape)}, and BatchNorm needs two to train: leave an "
                 "incomplete last batch out (drop_last=True), or take larger batches."
             ) from error
+    if inputs.is_inference():
+        raise ValueError("inputs were made in torch.inference_mode(): make them outside, or .clone() them.") from error
     if inputs.is_floating_point() or inputs.is_complex():
         return
     try:

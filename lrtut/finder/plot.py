@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from lrtut import misuse
 from lrtut.figure import axes_or_new, finish, styled
 from lrtut.finder.rules import FIRST, OTHER, PLAIN, NoSuggestion, ceiling
 
@@ -34,9 +34,10 @@ def plot_range_test(
     Raises:
         ValueError: a reading is not a rate above zero.
     """
+    if not isinstance(readings, Mapping | None):
+        raise ValueError(f"readings={readings!r}: give a dict of rates by name.")
     for name, rate in (readings or {}).items():
-        if not 0 < rate < math.inf:
-            raise ValueError(f"readings[{name!r}]={rate!r}: give a learning rate above zero.")
+        misuse.check_rate(f"readings[{name!r}]", rate)
     ax = axes_or_new(ax, **({"figsize": (6.4, 4 + 0.3 * len(readings))} if readings else {}))
     finite = np.isfinite(test.loss)
     ax.plot(test.lr[finite], test.loss[finite], color="0.5", alpha=0.6, lw=1, label="loss before each step")

@@ -5,7 +5,9 @@ Smith (2015), arXiv 1506.01186. How good the suggestion is, against other finder
 
 from __future__ import annotations
 
+import html
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,10 +37,12 @@ from lrtut.finder.rules import (
 from lrtut.finder.snapshot import restored
 from lrtut.training import device_of, forward, on_device
 
+_WAY_OUT = "make it one, or give a train_step that takes it"
+_LARGEST = sys.float_info.max
 _BROKEN_FOR = 0.2  # decades above the ceiling that end the test
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RangeTest:
     """What a range test recorded. `lrs[i]` are the rates that step i used, `loss[i]` is the loss before it.
 
@@ -102,6 +106,28 @@ class RangeTest:
         """
         return ONE_CYCLE * self.suggestion()
 
+    def _facts(self) -> dict[str, str]:
+        """What one wants to know of it, by name."""
+        facts = {"steps": f"{len(self.loss)}"}
+        if len(self.loss):
+            groups = f", in {self.lrs.shape[1]} groups" if self.lrs.shape[1] > 1 else ""
+            facts["lr"] = f"{self.lr[0]:.3g} to {self.lr[-1]:.3g}{groups}"
+            facts["loss"] = f"{self.loss[0]:.4g} at first, {np.fmin.reduce(self.loss):.4g} at least"
+        try:
+            facts["suggestion"] = f"{self.suggestion():.2g}"
+        except NoSuggestion as refusal:
+            facts["suggestion"] = f"none: {refusal}"
+        return facts
+
+    def __repr__(self) -> str:
+        return f"RangeTest({'; '.join(f'{name} {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
     def plot(self, *, readings=None, title=None, ax=None):
         """Draw the curve with its stretches, the suggestion, and why, in words; returns the Axes.
 
@@ -139,6 +165,7 @@ def lr_range_test(
     scale: str = "exponential",
     stop_when_diverged: bool = True,
     train_step: Callable[[Any], Tensor | float] | None = None,
+    restore: Iterable[Any] = (),
     progress: bool = True,
 ) -> RangeTest:
     """Train for a few steps while the rate grows from `start_lr` to `end_lr`, then put everything back.
@@ -154,9 +181,10 @@ def lr_range_test(
         model: trained as it is if it is in train mode, else after `model.train()`. (`train` always calls that, so there
             a module in eval mode within a model in train mode trains, and here it does not.)
         optimizer: any optimizer whose `step()` needs no closure (for one that does, LBFGS, give a `train_step`). Its
-            groups keep the ratios of their rates; `start_lr` and `end_lr` are the first group's.
+            groups keep the ratios of their rates (of `initial_lr`, where a scheduler holds a rate below it);
+            `start_lr` and `end_lr` are the first group's.
         batches: an iterable of `(inputs, targets)`, started again when it ends: a list, a DataLoader, `lrtut.batches`.
-            They are moved to the model's device.
+            They are moved to the model's device. A dict, a bare tensor or a single sample needs a `train_step`.
         loss_fn: `(outputs, targets) -> scalar`.
         start_lr: rate of the first step.
         end_lr: rate of the last step.
@@ -168,44 +196,58 @@ def lr_range_test(
             `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For batches
             that are dicts, several inputs, mixed precision, gradient accumulation, the validation loss:
             docs/answers/train_step.md.
+        restore: what else to put back, such as an average of the weights that your code keeps, a GradScaler, or what
+            a `train_step` changes: a list of objects (`lrtut.finder.snapshot.restored`, which also says what needs it).
         progress: show a bar on anything longer than two seconds.
 
     Raises:
-        ValueError: a bad argument, named; an optimizer that needs a closure; groups of different rates, the first at
-            zero; a lazy parameter without a value; no batch; batches that end and cannot be started again; a batch that
-            is not a pair of tensors or has no sample; a loss of many numbers or without a gradient; targets out of
-            range; a batch of one for BatchNorm.
+        ValueError: a bad argument, named; an optimizer that needs a closure, or holds none of the model's parameters; a
+            group without a rate; groups of different rates, the first at zero; a call within `torch.inference_mode()`
+            or `torch.autocast()`; a lazy parameter without a value; no batch; batches that end and cannot be started
+            again; a batch that is not a pair of tensors or has no sample; a loss of many numbers or without a gradient;
+            targets out of range; a batch of one for BatchNorm.
         TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor.
     """
     misuse.check_range(start_lr, end_lr, steps, scale, LEAST)
+    called = {"loss_fn": loss_fn} if train_step is None else {"train_step": train_step}
+    misuse.check_parts(model, optimizer, batches, called)
+    device = device_of(model)
+    misuse.check_context(device)
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
+        misuse.check_trains(model, optimizer)
     rates = _rates(optimizer, start_lr, end_lr, steps, scale)
     losses: list[float] = []
     bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
-    with restored(model, optimizer, batches), bar:
+    kept = restored(model, optimizer, batches, loss_fn=loss_fn, restore=restore)
+    with torch.enable_grad(), kept, bar:
         if not model.training:
             model.train()
-        device = device_of(model)
-        lrs, top = rates[:, 0], math.inf
-        for row, batch in zip(rates.tolist(), _endless(batches), strict=False):
-            _set_rates(optimizer, row)
+        lrs, top = rates[:, 0], _LARGEST
+        for row, batch in zip(_as_set(optimizer, rates), _endless(batches), strict=False):
+            for group, rate in zip(optimizer.param_groups, row, strict=True):
+                group["lr"] = rate
             optimizer.zero_grad()
             if train_step is not None:
                 model.zero_grad()  # also what the optimizer does not have
                 loss = _as_float(train_step(batch))
             else:
-                inputs, targets = on_device(batch, device, "make it one, or give a train_step that takes it")
+                misuse.check_batch(batch, _WAY_OUT)
+                inputs, targets = on_device(batch, device, _WAY_OUT)
                 _, loss = forward(model, inputs, targets, loss_fn)
-                misuse.check_gradient(loss)
-                loss.backward()
+                try:
+                    loss.backward()
+                except RuntimeError:
+                    misuse.check_gradient(loss)
+                    raise
                 optimizer.step()
                 loss = loss.item()
             losses.append(loss)
             bar.update()
             if len(losses) == FIRST:
                 top = ceiling(losses)
-            if stop_when_diverged and _past_help(lrs, losses, top):
+            # Asked here and not in the function alone: this loop is to cost little beside the smallest network's step.
+            if stop_when_diverged and not -_LARGEST <= loss <= top and _past_help(lrs, losses, top):
                 bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
                 break
     recorded = rates[: len(losses)]
@@ -221,8 +263,7 @@ def _rates(optimizer: torch.optim.Optimizer, start_lr: float, end_lr: float, ste
     share = np.arange(steps) / (steps - 1)
     grid = start_lr * (end_lr / start_lr) ** share if scale == "exponential" else start_lr + (end_lr - start_lr) * share
     grid[-1] = end_lr  # not a rounding error beside it
-    own = [float(group["lr"]) for group in optimizer.param_groups]
-    misuse.check_ratios(own)
+    own = misuse.own_rates(optimizer)
     rates = grid[:, None] * (np.array(own) / own[0] if any(rate != own[0] for rate in own) else np.ones(len(own)))
     for i, group in enumerate(optimizer.param_groups):
         if isinstance(group["lr"], Tensor):  # as the step will see it, rounded
@@ -230,10 +271,14 @@ def _rates(optimizer: torch.optim.Optimizer, start_lr: float, end_lr: float, ste
     return rates
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        # Where the rate is a tensor, a new one: others may share the old one.
-        group["lr"] = torch.full_like(group["lr"], rate) if isinstance(group["lr"], Tensor) else rate
+def _as_set(optimizer: torch.optim.Optimizer, rates: np.ndarray) -> Iterator[tuple[Tensor | float, ...]]:
+    """Row by row, as the groups take them: where the rate is a tensor, a new one, since others may share the old."""
+    old = [group["lr"] for group in optimizer.param_groups]
+    columns = [
+        [torch.full_like(lr, rate) for rate in column] if isinstance(lr, Tensor) else column
+        for lr, column in zip(old, rates.T.tolist(), strict=True)
+    ]
+    return zip(*columns, strict=True)
 
 
 # --- batches and losses -------------------------------------------------------------------------------------------

@@ -87,39 +87,70 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
         broke: the sweep went on to a loss that was not finite.
 
     Raises:
-        NoSuggestion: the loss fell by less than its noise, or (unless `broke`) had not risen again by more than its
-            noise when the sweep ended, or the lowest loss is the very first.
+        NoSuggestion: the loss fell by less than its noise; or it rises from the first rate on; or it scatters too much
+            around its minimum; or (unless `broke`) it had not risen again by more than its noise when the sweep ended.
     """
     smoothed = smooth(lrs, losses)
     # Where the loss has a logarithm, noise and falls are compared in it: then they have no unit.
     scale = np.log if (losses > 0).all() else np.asarray
-    curve = scale(smoothed)
+    curve, values = scale(smoothed), scale(losses)
     lowest = int(curve.argmin())
     if curve.max() - curve.min() <= 1e-9 * max(1.0, np.abs(curve).max()):
         raise NoSuggestion(
             f"the loss stands at {losses[0]:.4g} at every rate. Do the parameters get a gradient "
             "(requires_grad), and are they the ones that the optimizer has?"
         )
-    # How much noise is left at each point after the smoothing.
-    noise = _noise(scale(losses)) * np.sqrt((_kernel(lrs, WIDTH) ** 2).sum(axis=1))
-    above = (curve - curve[lowest]) / np.maximum(np.hypot(noise, noise[lowest]), 1e-12)
+    # How much noise is left at each point after the smoothing: of the whole curve's, and of that near the point.
+    weights = _kernel(lrs, WIDTH) ** 2
+    noise = _noise(values) * np.sqrt(weights.sum(axis=1))
+    above = _above(curve, noise)
     ends = f"between {lrs[0]:.3g} and {lrs[-1]:.3g}"
     if above[: lowest + 1].max() <= _FALL:
-        if above[lowest:].max() > _FALL:
-            raise NoSuggestion(
-                f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr "
-                "(and scale='exponential')."
-            )
+        _refuse(lrs, curve, noise, ends, broke)
+    if _above(curve, np.maximum(noise, np.sqrt(weights @ _steps(values) / 2)))[: lowest + 1].max() <= _CLEAR:
         raise NoSuggestion(
-            f"{ends} the loss fell by less than its noise. Try a larger end_lr, more steps, or larger batches; or "
-            "nothing can be learned here."
+            f"{ends} the losses scatter so much that the lowest point, at {lrs[lowest]:.3g}, may be chance, and far "
+            "too large a rate. Try larger batches, or more steps."
         )
     if not broke and above[lowest:].max() <= _RISE:
         raise NoSuggestion(f"the loss still falls at the end of the sweep, at {lrs[-1]:.3g}: try a larger end_lr.")
     return float(lrs[lowest])
 
 
-_FALL, _RISE = 4.0, 2.0  # in standard deviations of what the smoothing leaves of the noise
+_FALL, _RISE, _CLEAR = 4.0, 2.0, 2.0  # in standard deviations of what the smoothing leaves of the noise
+_FLAT = 1.5  # decades without a rise: a smaller start_lr would only make them more
+
+
+def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, broke: bool) -> None:
+    """Say why a curve that never falls does not: its rates are all too large, or all gain nothing."""
+    start = int(curve[:FIRST].argmin())
+    risen = (curve - curve[start]) / np.maximum(np.hypot(noise, noise[start]), 1e-12) > _FALL
+    since = len(lrs) - int(risen[::-1].argmin()) if risen[-1] else len(lrs)  # all of the end, from here on, is above
+    rises = broke or since < len(lrs)
+    edge = min(since, len(lrs) - 1)
+    if rises and (edge < FIRST or lrs[edge] < lrs[0] * 10**_FLAT):
+        raise NoSuggestion(
+            f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr "
+            "(and scale='exponential')."
+        )
+    then = f", and from {lrs[edge]:.3g} on it rises" if rises else ""
+    raise NoSuggestion(
+        f"no rate {ends} lowered the loss by more than its noise{then}. The model may be trained already, the labels "
+        "may carry nothing (shuffled?), or the batches may be too small. Try a fresh model, larger batches, more steps"
+        + ("; a smaller start_lr does not help." if rises else ", a larger end_lr.")
+    )
+
+
+def _above(curve: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """How far each point is above the lowest, in standard deviations."""
+    lowest = curve.argmin()
+    return (curve - curve[lowest]) / np.maximum(np.hypot(noise, noise[lowest]), 1e-12)
+
+
+def _steps(values: np.ndarray) -> np.ndarray:
+    """The mean square of the two differences between each value and its neighbours."""
+    squares = np.diff(values) ** 2
+    return (np.r_[squares[:1], squares] + np.r_[squares, squares[-1:]]) / 2
 
 
 def _noise(values: np.ndarray) -> float:

@@ -3,48 +3,76 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from lrtut.misuse import check_model
+from lrtut import misuse
 from lrtut.training import held_back
 
 _Undo = Callable[[], None]
-_KEPT = (Tensor, np.ndarray, torch.Generator, nn.Module, Optimizer, dict, list, set, deque, tuple)
+_RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_CALLED = (FunctionType, MethodType, partial)
+_KEPT = (Tensor, np.ndarray, nn.Module, Optimizer, dict, list, set, deque, tuple, *_RANDOM, *_CALLED)
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module, optimizer: Optimizer, *loaders: Any) -> Iterator[None]:
+def restored(
+    model: nn.Module, optimizer: Optimizer, *loaders: Any, loss_fn: Any = None, restore: Iterable[Any] = ()
+) -> Iterator[None]:
     """Undo at the end of the block, however it ends, what the block did to model, optimizer and random states.
 
-    It puts back parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse),
-    gradients, requires_grad, every module's train/eval mode, all attributes of modules and optimizers (of a TorchScript
-    module: parameters, buffers, mode), and what dicts, lists, sets, tensors, arrays, generators, modules and optimizers
-    among these hold, however deep, but not what objects of other kinds hold; the random states of torch (CPU and the
-    devices in use), numpy and Python, and of every `torch.Generator` that is an attribute of one of `loaders`, of its
-    samplers or of its dataset. Workers that stay alive (`persistent_workers=True`) end if the block started them.
-    Inside the block the gradients start at None.
+    It puts back what has changed, and writes to nothing else:
 
-    It needs memory for a second copy of all these tensors and arrays.
+    - parameters and buffers (the same tensors, by `data_ptr`, unless one was resized or is sparse), gradients,
+      requires_grad, every module's train/eval mode, and all attributes of modules and optimizers (of a TorchScript
+      module: parameters, buffers, mode; of DistributedDataParallel, which keeps the rest in C++ too: its module, mode);
+    - what dicts, lists, sets, tensors, arrays, random generators, modules and optimizers among these hold, however
+      deep; and what hooks and `loss_fn` refer to: the object whose method they are, the arguments of a partial, the
+      variables that they close over, globals. A list that such a function only appends to is a log, and stays;
+    - the attributes of loaders, their samplers and datasets, with all that a sampler holds but the data themselves, and
+      the random generators of all three. Workers that stay alive (`persistent_workers=True`) end if the block started
+      them;
+    - the random states of torch (CPU and the devices in use), numpy and Python;
+    - what `restore` names: anything with `state_dict()` and `load_state_dict()`, or objects by their attributes.
+
+    It does not see: what a `train_step` refers to, objects in other objects' attributes, what code keeps outside Python
+    (files, C++, other processes), and objects with `__slots__`. Name what you can in `restore`.
+
+    Inside the block the gradients start at None. It needs memory for a second copy of all these tensors and arrays.
 
     Raises:
-        ValueError: the model has a lazy parameter that has no value yet.
+        ValueError: the model has a lazy parameter that has no value yet; something in `restore` that has no state.
         Exception: the first error met while putting things back; everything else has been put back.
     """
-    check_model(model)
+    misuse.check_model(model)
     parts = _parts(loaders)
-    undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if isinstance(part, DataLoader))]
+    samplers = [getattr(part, name, None) for part in parts for name in ("sampler", "batch_sampler")]
+    data = [getattr(part, name, None) for part in parts for name in ("dataset", "data_source")]
     state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
-    kept, leaves = _keep(model, vars(optimizer), optimizer.param_groups, state, *_generators(parts))
+    roots = [model, vars(optimizer), optimizer.param_groups, state, loss_fn, *_attributes(loss_fn)]
+    roots += _generators(parts)
+    for sampler in samplers:
+        roots += [held for held in getattr(sampler, "__dict__", {}).values() if not any(held is one for one in data)]
+    undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if hasattr(part, "__dict__"))]
+    for value in restore:
+        if hasattr(value, "load_state_dict") and not isinstance(value, _KEPT):
+            undo.append(partial(value.load_state_dict, copy.deepcopy(value.state_dict())))
+        else:
+            misuse.check_state(value, _KEPT)
+            roots += [value, *_attributes(value)]
+    kept, leaves = _keep(*roots)
     undo += kept
     try:
         for leaf in leaves:
@@ -85,8 +113,18 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
         elif isinstance(value, np.ndarray):
             if value.flags.writeable:
                 undo.append(partial(np.copyto, value, value.copy()))
-        elif isinstance(value, torch.Generator):
-            undo.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, _RANDOM):
+            undo.append(_keep_generator(value))
+        elif isinstance(value, _CALLED):
+            for held in _referenced(value):
+                if isinstance(held, list):
+                    undo.append(_keep_log(held))
+                    waiting += held
+                else:
+                    waiting += [held, *_attributes(held)]
+        elif isinstance(value, DistributedDataParallel):
+            undo.append(partial(setattr, value, "training", value.training))
+            waiting.append(value.module)
         elif isinstance(value, nn.Module | Optimizer):
             waiting.append(vars(value))
             if isinstance(value, torch.jit.ScriptModule):
@@ -97,6 +135,43 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
                 undo.append(_keep_items(value))
             waiting += value.values() if isinstance(value, dict) else value
     return undo, leaves
+
+
+def _referenced(function: FunctionType | MethodType | partial) -> list[Any]:
+    """What a function can reach: its object, its arguments, what it closes over, the globals that it names."""
+    if isinstance(function, partial):
+        return [function.func, *function.args, *function.keywords.values()]
+    if isinstance(function, MethodType):
+        return [function.__self__, function.__func__]
+    found = [function.__globals__.get(name) for name in function.__code__.co_names]
+    found = [value for value in found if not isinstance(value, FunctionType)]  # else the whole program
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # it is empty
+            found.append(cell.cell_contents)
+    return [*found, *(function.__defaults__ or ())]
+
+
+def _attributes(value: Any) -> list[dict]:
+    """The attributes of an object of a kind that is not kept as such: a dict in a list, or none."""
+    plain = hasattr(value, "__dict__") and not isinstance(value, (*_KEPT, type, ModuleType, Dataset, DataLoader))
+    return [vars(value)] if plain else []
+
+
+def _keep_generator(generator: Any) -> _Undo:
+    if isinstance(generator, np.random.Generator):
+        return partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+    names = ("getstate", "setstate") if isinstance(generator, random.Random) else ("get_state", "set_state")
+    return partial(getattr(generator, names[1]), getattr(generator, names[0])())
+
+
+def _keep_log(items: list) -> _Undo:
+    """Keep what the list holds, but not its end: what was appended stays."""
+    before = list(items)
+
+    def back() -> None:
+        items[: len(before)] = before
+
+    return back
 
 
 def _keep_tensor(tensor: Tensor) -> _Undo:
@@ -114,7 +189,7 @@ def _keep_tensor(tensor: Tensor) -> _Undo:
         else:
             if strided and _place(tensor) != _place(data):
                 tensor.data = data
-            if not expanded:
+            if not expanded and not _same_bits(data, copy):  # memory that is read-only may not even get the same
                 data.copy_(copy)
         if leaf:
             if not tensor.is_leaf:  # something with a gradient was written into it
@@ -124,6 +199,16 @@ def _keep_tensor(tensor: Tensor) -> _Undo:
             tensor.grad = grad
 
     return back
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """True if both hold the same bits: of tensors equal by `==`, a zero may have another sign, and a NaN is not."""
+    if type(one) is not Tensor or one.layout != torch.strided or one.is_quantized or one.is_meta or one.is_nested:
+        return False
+    if one.is_complex():
+        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return torch.equal(one.resolve_neg().view(whole), other.resolve_neg().view(whole))
 
 
 def _place(tensor: Tensor) -> tuple:
@@ -147,6 +232,8 @@ def _keep_items(holder: dict | list | set | deque) -> _Undo:
     items = dict(holder) if isinstance(holder, dict) else list(holder)
 
     def back() -> None:
+        if not holder and not items:  # most of a module's tables
+            return
         now, before = _flat(holder), _flat(items)
         if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
             holder.clear()
@@ -188,6 +275,6 @@ def _parts(loaders: tuple[Any, ...]) -> list[Any]:
     return list(found.values())
 
 
-def _generators(parts: list[Any]) -> list[torch.Generator]:
+def _generators(parts: list[Any]) -> list[Any]:
     values = [(getattr(part, "generator", None), *getattr(part, "__dict__", {}).values()) for part in parts]
-    return [value for attributes in values for value in attributes if isinstance(value, torch.Generator)]
+    return [value for attributes in values for value in attributes if isinstance(value, _RANDOM)]

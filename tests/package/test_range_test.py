@@ -298,7 +298,7 @@ def test_training_after_a_range_test_is_training_without_one(make, data):
 
 def test_a_model_whose_parameters_get_no_step_has_none(model):
     with pytest.raises(NoSuggestion, match="are they the ones that the optimizer has"):
-        sweep(model, sgd(network()), pairs(10), steps=50).suggestion()
+        sweep(model, sgd(model), pairs(10), **given(*[1.0] * 50)).suggestion()
 
 
 def test_suggestion_on_digits_trains_well():
