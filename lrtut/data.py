@@ -143,7 +143,7 @@ class Batches:
         check_whole("batch_size", batch_size)
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator("cpu").manual_seed(seed)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.x), self.batch_size)
@@ -152,7 +152,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = None
         if self.shuffle:
-            order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
+            order = torch.randperm(len(self.x), generator=self.generator, device="cpu").to(self.x.device)
         for i in range(len(self)):
             chosen = slice(i * self.batch_size, (i + 1) * self.batch_size)
             if order is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-_IGNORED = -100  # the target that torch's losses leave out by default
+IGNORED = -100  # the target that torch's losses leave out by default
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -64,21 +64,27 @@ def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: i
     check_choice("scale", scale, ("exponential", "linear"))
 
 
+def current_rates(optimizer: Optimizer) -> list[float]:
+    """Each group's rate. Raises ValueError where a group has none."""
+    try:
+        return [float(group["lr"]) for group in optimizer.param_groups]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        rates = [group.get("lr") for group in optimizer.param_groups]
+        raise ValueError(
+            f"the optimizer's parameter groups have lr={rates}: there is no rate to record or to change. Give it one "
+            "(lr=…; for transformers' Adafactor, relative_step=False too)."
+        ) from error
+
+
 def own_rates(optimizer: Optimizer) -> list[float]:
     """Each group's rate, or `initial_lr` where a scheduler holds it lower.
 
     Raises ValueError where a group has no rate, or the groups' rates differ and have no ratio to the first.
     """
-    rates = []
-    for i, group in enumerate(optimizer.param_groups):
-        try:
-            rate = float(group["lr"])
-            rates.append(max(rate, float(group.get("initial_lr", rate))))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"optimizer has lr={group.get('lr')!r} in parameter group {i}: there is no rate to change. Give it one "
-                "(lr=…; for transformers' Adafactor, relative_step=False too)."
-            ) from error
+    rates = [
+        max(rate, float(group.get("initial_lr", rate)))
+        for rate, group in zip(current_rates(optimizer), optimizer.param_groups, strict=True)
+    ]
     if any(rate != rates[0] for rate in rates) and not (rates[0] > 0 and all(0 <= rate < math.inf for rate in rates)):
         raise ValueError(
             f"the groups' rates are {rates}: their ratios to the first are kept, so it must be above zero. "
@@ -124,17 +130,21 @@ def check_state(value: Any, kept: tuple[type, ...]) -> None:
         )
 
 
-def check_parts(model: Any, optimizer: Any, batches: Any, functions: dict[str, Any]) -> None:
-    """Raise ValueError where an argument of a range test is not of its kind, or one does not fit the others."""
+def check_parts(model: Any, optimizer: Any, functions: dict[str, Any], **loaders: Any) -> None:
+    """Raise ValueError where an argument of a training is not of its kind. `loaders`: the batches, by argument."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is of type {type(model).__name__}: give a torch.nn.Module.")
     if not hasattr(optimizer, "param_groups") or isinstance(optimizer, type):
         raise ValueError(f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer.")
-    if not isinstance(batches, Iterable) and not hasattr(batches, "__getitem__") or isinstance(batches, str | dict):
-        raise ValueError(f"batches is of type {type(batches).__name__}: give a list, a DataLoader or lrtut.batches().")
-    if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
-        name = type(batches).__name__
-        raise ValueError(f"batches is a {name}, which yields single samples: give DataLoader(dataset, batch_size=…).")
+    for name, batches in loaders.items():
+        what = type(batches).__name__
+        iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
+        if not iterable or isinstance(batches, str | bytes | dict | Tensor | type):
+            raise ValueError(f"{name} is of type {what}: give a list, a DataLoader or lrtut.batches().")
+        if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
+            raise ValueError(
+                f"{name} is a {what}, which yields single samples: give DataLoader(dataset, batch_size=…)."
+            )
     for name, function in functions.items():
         if not callable(function) or isinstance(function, type):
             raise ValueError(f"{name}={function!r}: give a function (of a loss class, make an object of it).")
@@ -173,24 +183,53 @@ def check_batch(batch: Any, way_out: str) -> None:
         )
 
 
+def innermost(wrapped: Any, attribute: str) -> Any:
+    """What wrappers, such as those of accelerate, hold under the name `attribute`; a bare object as it is."""
+    while hasattr(inner := getattr(wrapped, attribute, None), "step"):
+        wrapped = inner
+    return wrapped
+
+
+def check_steps(name: str, scheduler: Any) -> None:
+    """Raise TypeError unless `scheduler` is an object with `step()`, of torch or of another library."""
+    if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
+        raise TypeError(
+            f"{name} {short(scheduler)}: it must be one scheduler, made with the optimizer, as in "
+            "StepLR(optimizer, 10). Several become one by ChainedScheduler or SequentialLR."
+        )
+
+
 def check_owner(scheduler: LRScheduler, optimizer: Optimizer, expected: str) -> None:
     """Raise ValueError unless `scheduler` was made for `optimizer` (`expected`: that one, in words)."""
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+    mine = innermost(getattr(scheduler, "optimizer", optimizer), "optimizer")
+    if mine is not innermost(optimizer, "optimizer"):
         raise ValueError(f"this {type(scheduler).__name__} belongs to another optimizer: make it with {expected}.")
 
 
-def check_scheduler(scheduler: Any, unit: str, optimizer: Optimizer, *, epochs: int, steps: int, val: Any) -> None:
-    """Raise ValueError unless `scheduler`, stepped once per `unit` ("epoch" or "batch"), fits the training."""
+def check_scheduler(
+    scheduler: Any, unit: str, optimizer: Optimizer, *, epochs: int, steps: int | None, sure: bool, val: Any
+) -> None:
+    """Raise unless `scheduler`, stepped once per `unit` ("epoch" or "batch"), fits the training.
+
+    `steps` is the number of batches in an epoch, None if it is not known, and `sure` whether it can be relied on.
+    """
     check_choice("scheduler_step", unit, ("epoch", "batch"))
     if scheduler is None:
         return
+    check_steps("scheduler is", scheduler)
     check_owner(scheduler, optimizer, "the one that you pass to train()")
+    scheduler = innermost(scheduler, "scheduler")
     if isinstance(scheduler, ReduceLROnPlateau):
         if unit == "batch":
             raise ValueError("ReduceLROnPlateau looks at the validation loss: use scheduler_step='epoch'.")
         if val is None:
             raise ValueError("ReduceLROnPlateau looks at the validation loss: give val=, batches to validate on.")
-    if isinstance(scheduler, OneCycleLR):
+    if isinstance(scheduler, OneCycleLR) and unit == "batch" and steps is None:
+        raise ValueError(
+            "OneCycleLR needs the number of steps, and these data have no length: cut them to a list of a fixed number "
+            "of batches (itertools.islice), or write the cycle as a function for LambdaLR."
+        )
+    if isinstance(scheduler, OneCycleLR) and (sure or unit == "epoch"):
         left = scheduler.total_steps - scheduler.last_epoch
         wanted = epochs * steps if unit == "batch" else epochs
         if left != wanted:
@@ -204,24 +243,50 @@ def check_scheduler(scheduler: Any, unit: str, optimizer: Optimizer, *, epochs: 
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def check_length(data: Iterable) -> int:
-    """The number of batches in `data`. Raises TypeError if it has no length, ValueError if that is zero."""
+def check_length(data: Iterable) -> tuple[int | None, bool]:
+    """The number of batches in `data`, None if it has no length; and whether that number can be relied on.
+
+    Streams, and batch samplers of other libraries, may yield another number. Raises ValueError if it is zero.
+    """
     try:
         steps = len(data)
-    except TypeError:
-        raise TypeError(f"{type(data).__name__} has no length: give a list, a DataLoader or lrtut.batches().") from None
+    except (TypeError, NotImplementedError):
+        return None, False
     if steps == 0:
-        raise ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
-    return steps
+        raise no_batch(1)
+    if not isinstance(data, DataLoader):
+        return steps, True
+    own_sampler = type(data.batch_sampler) not in (BatchSampler, type(None))
+    return steps, not (own_sampler or isinstance(data.dataset, IterableDataset))
 
 
-def check_reusable(val: Any, epochs: int) -> None:
-    """Raise ValueError if `val` can be passed over only once, and `epochs` passes are needed."""
-    if epochs > 1 and isinstance(val, Iterator):
-        name = type(val).__name__
-        raise ValueError(
-            f"val is a {name}, used up after the first epoch: give a list, a DataLoader or lrtut.batches()."
-        )
+def no_batch(epoch: int) -> ValueError:
+    """The error for data that gave no batch in this epoch."""
+    if epoch > 1:
+        return ValueError(f"data gave no batch in epoch {epoch}: they can be passed over only once. Give a list.")
+    return ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
+
+
+def check_reusable(epochs: int, **loaders: Any) -> None:
+    """Raise ValueError if one of `loaders` can be passed over only once, and `epochs` passes are needed."""
+    for name, batches in loaders.items():
+        if epochs > 1 and isinstance(batches, Iterator):
+            raise ValueError(
+                f"{name} is a {type(batches).__name__}, used up after the first epoch: give a list, a DataLoader or "
+                "lrtut.batches()."
+            )
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {short(value)}: give a dict from rate or name to curve, as in {{0.1: curve}}.")
+
+
+def short(value: Any) -> str:
+    """A value for an error: its repr where that is short, else its type and the beginning."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"a {type(value).__name__}, {shown[:40]}…"
 
 
 def explain_batch(batch: Any, error: Exception, way_out: str) -> None:
@@ -246,22 +311,24 @@ def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
             ) from error
     if inputs.is_inference():
         raise ValueError("inputs were made in torch.inference_mode(): make them outside, or .clone() them.") from error
-    if inputs.is_floating_point() or inputs.is_complex():
+    weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if inputs.dtype == weights:
         return
     try:
         with torch.no_grad():
-            copy.deepcopy(model)(inputs.float())
+            copy.deepcopy(model)(inputs.to(weights))
     except Exception:
-        return  # it fails on floats too: the type is not to blame
-    way_out = "pass them through lrtut.batches()" if inputs.dtype == torch.uint8 else "make them floats, by .float()"
-    raise TypeError(f"inputs are {inputs.dtype}, the model's weights are floats: {way_out}.") from error
+        return  # it fails on these too: the type is not to blame
+    way_out = "pass them through lrtut.batches()" if inputs.dtype == torch.uint8 else f"convert them by .to({weights})"
+    if inputs.is_floating_point():
+        way_out += f", or the model by .to({inputs.dtype})"
+    raise TypeError(f"inputs are {inputs.dtype}, the model's weights are {weights}: {way_out}.") from error
 
 
 def explain_targets(outputs: Tensor, targets: Tensor, loss_fn: Callable, error: IndexError) -> None:
     """Raise ValueError from the error that `loss_fn` raised, where targets are not classes of the model."""
     classes = outputs.shape[1] if outputs.ndim > 1 else 0
-    of_partial = getattr(loss_fn, "keywords", {})
-    ignored = getattr(loss_fn, "ignore_index", of_partial.get("ignore_index", _IGNORED))
+    ignored = option_of(loss_fn, "ignore_index", IGNORED)
     wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= classes))]
     if classes and len(wrong):
         found = ", ".join(map(str, torch.unique(wrong)[:5].tolist()))
@@ -269,6 +336,17 @@ def explain_targets(outputs: Tensor, targets: Tensor, loss_fn: Callable, error: 
             f"targets hold {found}, but the model has {classes} outputs, for the classes 0 to {classes - 1}: number "
             "the classes from 0, or give the model more outputs."
         ) from error
+
+
+def option_of(loss_fn: Callable, name: str, default: Any) -> Any:
+    """An option of a loss: of a module its attribute, of a functools.partial its keyword."""
+    return getattr(loss_fn, name, getattr(loss_fn, "keywords", {}).get(name, default))
+
+
+def explain_backward(targets: Any, error: RuntimeError) -> None:
+    """Raise TypeError from the error of `backward()`, where float64 targets made a loss of another type."""
+    if "dtype" in str(error) and isinstance(targets, Tensor) and targets.dtype == torch.float64:
+        raise TypeError("targets are torch.float64, the outputs are not: convert them by targets.float().") from error
 
 
 def check_loss(loss: Any) -> None:

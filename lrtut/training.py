@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import inspect
 import itertools
 import math
 import signal
@@ -32,19 +34,39 @@ class History:
     >>> table = pandas.DataFrame(history.to_dicts())
 
     `loss[i]` is the loss of step i before the step, `lrs[i]` the learning rate of every parameter group as the step
-    used it. `val_loss` and `val_accuracy` (0 to 1) hold one value per epoch, where there were validation data.
+    used it. `epoch_ends` are the numbers of steps after each epoch. `val_loss` and `val_accuracy` (0 to 1, or None where
+    there are no classes) hold one value per epoch, where there were validation data.
     """
 
     loss: list[float] = field(default_factory=list)
     lrs: list[list[float]] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
-    val_accuracy: list[float] = field(default_factory=list)
+    val_accuracy: list[float | None] = field(default_factory=list)
     steps_per_epoch: int = 0
     diverged: bool = False
     """True if the run ended at a loss that was NaN or infinite: the last one recorded, or the last of `val_loss`.
 
     What the very last step did shows in `val_loss` alone.
     """
+    epoch_ends: list[int] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.loss)} steps in {len(self.epoch_ends)} epochs"]
+        parts += [f"{name} {values[0]:.4g} to {values[-1]:.4g}" for name, values in self._curves().items() if values]
+        if self.val_accuracy and self.val_accuracy[-1] is not None:
+            parts.append(f"val_accuracy {self.val_accuracy[-1]:.1%}")
+        return f"History({', '.join(parts)}{', diverged' if self.diverged else ''})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th>{name}</th><td>{v[0]:.4g}</td><td>{v[-1]:.4g}</td></tr>"
+            for name, v in self._curves().items()
+            if v
+        ]
+        return f"{html.escape(repr(self))}<table><tr><th></th><th>first</th><th>last</th></tr>{''.join(rows)}</table>"
+
+    def _curves(self) -> dict[str, list[float]]:
+        return {"loss": self.loss, "lr": self.lr, "val_loss": self.val_loss}
 
     @property
     def lr(self) -> list[float]:
@@ -53,12 +75,15 @@ class History:
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dict per step: `step`, `epoch` (from 1), `loss`, `lr` (list), and at an epoch's end its `val_…`."""
-        rows = []
+        size = self.steps_per_epoch or max(len(self.loss), 1)
+        ends = self.epoch_ends or list(range(size, len(self.loss) + 1, size))
+        rows, epoch = [], 0
         for step, (loss, rates) in enumerate(zip(self.loss, self.lrs, strict=True)):
-            row = {"step": step, "epoch": step // self.steps_per_epoch + 1, "loss": loss, "lr": list(rates)}
-            epochs, rest = divmod(step + 1, self.steps_per_epoch)
-            if rest == 0 and epochs <= len(self.val_loss):
-                row |= {"val_loss": self.val_loss[epochs - 1], "val_accuracy": self.val_accuracy[epochs - 1]}
+            row = {"step": step, "epoch": epoch + 1, "loss": loss, "lr": list(rates)}
+            if epoch < len(ends) and step + 1 == ends[epoch]:
+                if epoch < len(self.val_loss):
+                    row |= {"val_loss": self.val_loss[epoch], "val_accuracy": self.val_accuracy[epoch]}
+                epoch += 1
             rows.append(row)
         return rows
 
@@ -74,6 +99,7 @@ def train(
     scheduler: Any = None,
     scheduler_step: str = "epoch",
     val: Iterable[tuple[Tensor, Tensor]] | None = None,
+    train_step: Callable[[Any], Tensor | float] | None = None,
     seed: int = 0,
     log_interval: int | None = None,
     progress: bool = True,
@@ -88,13 +114,18 @@ def train(
         model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device. Each epoch begins with
             `model.train()`, so a module that you put into eval mode, such as a frozen BatchNorm, trains too.
         optimizer: any `torch.optim.Optimizer` whose `step()` needs no closure (that of LBFGS does).
-        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)` with a length, such as a `DataLoader`;
-            then `val` may be another. It needs no length, but must last for all epochs.
+        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)`, such as a `DataLoader`; then `val` may
+            be another. Neither needs a length, but both must last for all epochs.
         epochs: passes over the training data.
         batch_size: samples in a batch; an incomplete last batch is left out. Ignored where `data` comes in batches.
         loss_fn: `(outputs, targets) -> scalar`.
-        scheduler: a scheduler of `torch.optim.lr_scheduler`, or None. ReduceLROnPlateau is given the validation loss.
+        scheduler: a scheduler of `torch.optim.lr_scheduler`, or any object with `step()`; one whose `step` wants a number
+            (timm's) is given how many epochs, or batches, are done. ReduceLROnPlateau is given the validation loss, or
+            with `mode="max"` the accuracy.
         scheduler_step: call `scheduler.step()` after each `"epoch"` or after each `"batch"`.
+        train_step: used in place of the built-in step: takes what `data` yields, does forward, backward and
+            `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For clipping,
+            accumulation, mixed precision, batches that are dicts: docs/answers/train_step.md.
         seed: fixes the order of the batches. Ignored where `data` comes in batches.
         log_interval: print a line every so many batches.
         progress: show a bar on anything longer than two seconds.
@@ -107,36 +138,49 @@ def train(
         ValueError: a scheduler that belongs to another optimizer or that does not fit (`lrtut.misuse.check_scheduler`);
             an empty iterable; a rate that is negative or not finite; `epochs` below 1; an optimizer that needs a
             closure; a `val` that can be passed over only once; a batch that is not a pair of tensors or has no sample;
-            a loss of many numbers or without a gradient; targets out of range; a batch of one for BatchNorm.
-        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor; data without a
-            length.
+            a loss of many numbers or without a gradient; targets out of range; a batch of one for BatchNorm; an
+            optimizer without a rate, or without the model's parameters.
+        TypeError: inputs of another type than the model's weights; a loss that is not a tensor; no scheduler.
         KeyboardInterrupt: raised again once the step in hand is complete, or from the error that ended it (workers of a
-            DataLoader get Ctrl-C too); its attribute `history` holds what was recorded.
+            DataLoader get Ctrl-C too). Whatever ends the run, the attribute `history` of the exception holds what was
+            recorded.
     """
     misuse.check_whole("epochs", epochs)
-    misuse.check_optimizer(optimizer, "write the loop by hand for it")
     data, val = _in_batches(data, val, batch_size, seed)
-    steps = misuse.check_length(data)
-    misuse.check_reusable(val, epochs)
-    misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, val=val)
+    called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
+    misuse.check_parts(model, optimizer, called, data=data, **({} if val is None else {"val": val}))
+    if train_step is None:
+        misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
+        misuse.check_trains(model, optimizer)
+    steps, sure = misuse.check_length(data)
+    misuse.check_reusable(epochs, data=data, val=val)
+    misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, sure=sure, val=val)
+    misuse.current_rates(optimizer)
+    advance = _stepping(scheduler)
 
-    history = History(steps_per_epoch=steps)
+    history = History(steps_per_epoch=steps or 0)
     losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
-    bar = tqdm(total=epochs * steps, desc="train", unit="step", delay=2, leave=False, disable=not progress)
+    total = epochs * steps if steps else None
+    bar = tqdm(total=total, desc="train", unit="step", delay=2, leave=False, disable=not progress)
     try:
         with bar, held_back() as stop_if_interrupted:
             for epoch in range(1, epochs + 1):
-                for i, (loss, rates) in enumerate(_epoch(model, optimizer, data, loss_fn), start=1):
+                i = 0
+                for i, (loss, rates) in enumerate(_epoch(model, optimizer, data, loss_fn, train_step), start=1):
                     losses.append(loss)
                     history.lrs.append(rates)
-                    if scheduler is not None and scheduler_step == "batch":
-                        scheduler.step()
+                    if scheduler_step == "batch":
+                        advance(len(history.lrs))
                     if log_interval and i % log_interval == 0:
                         lrs = ", ".join(f"{rate:g}" for rate in rates)
                         print(f"Train Epoch: {epoch} batch-{i}  Loss: {loss.item():.6f}  Learning Rate: {lrs}")
                     bar.update()
                     stop_if_interrupted()
+                if i == 0:
+                    raise misuse.no_batch(epoch)
                 _record(losses, history)
+                history.steps_per_epoch = history.steps_per_epoch or i
+                history.epoch_ends.append(len(history.loss))
                 if history.diverged:
                     bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red
                     break
@@ -145,17 +189,40 @@ def train(
                     history.val_loss.append(val_loss)
                     history.val_accuracy.append(val_accuracy)
                     history.diverged = epoch == epochs and not math.isfinite(val_loss)
-                if isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step(history.val_loss[-1])
-                elif scheduler is not None and scheduler_step == "epoch":
-                    scheduler.step()
+                if scheduler_step == "epoch":
+                    advance(epoch, history)
                 stop_if_interrupted()
-    except KeyboardInterrupt as stop:
+    except BaseException as stop:
         _record(losses, history)
         stop.history = history
-        stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
+        if history.loss:
+            stop.add_note(f"{len(history.loss)} steps were recorded: sys.last_value.history")
         raise
     return history
+
+
+def _stepping(scheduler: Any) -> Callable[..., None]:
+    """How to step `scheduler` after `done` epochs or batches; a plateau looks at the history."""
+    inner = misuse.innermost(scheduler, "scheduler")
+    if scheduler is None:
+        return lambda done, history=None: None
+    if isinstance(inner, ReduceLROnPlateau):
+        metrics = "val_accuracy" if inner.mode == "max" else "val_loss"
+
+        def look(done: int, history: History) -> None:
+            metric = getattr(history, metrics)[-1]
+            if metric is None:
+                raise ValueError(
+                    'ReduceLROnPlateau(mode="max") looks at the accuracy, and there is none: use mode="min".'
+                )
+            scheduler.step(metric)
+
+        return look
+    try:
+        inspect.signature(scheduler.step).bind()
+    except TypeError:  # it does not count by itself, as timm's
+        return lambda done, history=None: scheduler.step(done)
+    return lambda done, history=None: scheduler.step()
 
 
 def _in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
@@ -171,19 +238,29 @@ def _in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterab
 
 
 def _epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, data: Iterable, loss_fn: Callable
+    model: nn.Module, optimizer: torch.optim.Optimizer, data: Iterable, loss_fn: Callable, train_step: Callable | None
 ) -> Iterator[tuple[Tensor, list[float]]]:
     """The loop of lesson 01: one pass over the data, yielding each step's loss and the rates that it used."""
     model.train()
     device = device_of(model)
     for batch in data:
-        inputs, targets = on_device(batch, device)
         optimizer.zero_grad()
-        _, loss = forward(model, inputs, targets, loss_fn)
-        misuse.check_gradient(loss)
-        loss.backward()
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         misuse.check_rates(rates, "Look at the scheduler, or at what set param_groups by hand.")
+        if train_step is not None:
+            model.zero_grad()  # also what the optimizer does not have
+            loss = torch.as_tensor(train_step(batch))
+            misuse.check_loss(loss)
+            yield loss.detach().reshape(()), rates
+            continue
+        inputs, targets = on_device(batch, device)
+        _, loss = forward(model, inputs, targets, loss_fn)
+        misuse.check_gradient(loss)
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            misuse.explain_backward(targets, error)
+            raise
         optimizer.step()
         yield loss.detach(), rates
 
@@ -193,15 +270,17 @@ def evaluate(
     model: nn.Module,
     data: Iterable[tuple[Tensor, Tensor]],
     loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
 
     >>> test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
     >>> loss, accuracy = lrtut.evaluate(model, test)
     >>> print(f"{accuracy:.1%}")
 
-    `loss_fn` must average over its batch. The accuracy is NaN unless targets are class numbers `[N]`. Every module's
-    train/eval mode is put back.
+    `loss_fn` must average over its targets, or say `reduction="sum"`. Targets are counted, whatever their axes (one a
+    sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against scores, or
+    of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's train/eval
+    mode is put back.
 
     Raises:
         ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;
@@ -210,22 +289,63 @@ def evaluate(
     """
     modes = [(module, module.training) for module in model.modules()]
     device = device_of(model)
-    loss, right, count = 0.0, 0.0, 0
+    summed = misuse.option_of(loss_fn, "reduction", "mean") == "sum"
+    total, share, right, count, batches_seen = 0.0, 0.0, 0, 0, 0
     model.eval()
     try:
         for batch in data:
             inputs, targets = on_device(batch, device)
-            outputs, mean = forward(model, inputs, targets, loss_fn)
-            loss = loss + mean * len(inputs)
-            classes = targets.ndim == 1 and outputs.ndim == 2 and not targets.is_floating_point()
-            right = right + ((outputs.argmax(1) == targets).sum() if classes else math.nan)
-            count += len(inputs)
+            outputs, loss = forward(model, inputs, targets, loss_fn)
+            batches_seen += 1
+            counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
+            if targets.is_floating_point():
+                counted = torch.ones_like(counted)
+            weight = _weight(loss_fn, targets, counted)
+            if weight:
+                total += loss.item() * (1 if summed else weight)  # in float64, whatever the model's type
+                share += counted.sum().item() if summed else weight
+            hits = None if right is None else _hits(model, outputs, targets, loss_fn)
+            right = None if hits is None else right + (hits & counted).sum().item()
+            count += counted.sum().item()
     finally:
         for module, training in modes:
             module.training = training
-    if count == 0:
+    if batches_seen == 0:
         raise ValueError("evaluate() was given no batch: the iterable is empty.")
-    return float(loss) / count, float(right) / count
+    return total / share if share else math.nan, None if right is None or count == 0 else right / count
+
+
+def _weight(loss_fn: Callable, targets: Tensor, counted: Tensor) -> float:
+    """What the mean of a batch was divided by: the number of targets, or the sum of their classes' weights."""
+    weights = misuse.option_of(loss_fn, "weight", None)
+    if isinstance(weights, Tensor) and weights.ndim == 1 and not targets.is_floating_point():
+        return weights.to(targets.device)[targets[counted]].double().sum().item()
+    return counted.sum().item()
+
+
+def _hits(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
+    """For each target whether the outputs name it; None where they are no class scores."""
+    binary = (nn.BCELoss, nn.BCEWithLogitsLoss)
+    of_pairs = isinstance(loss_fn, binary) or loss_fn in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    outputs = getattr(outputs, "logits", outputs)
+    if not isinstance(outputs, Tensor) or targets.is_complex():
+        return None
+    if targets.is_floating_point() and not (of_pairs and ((targets == 0) | (targets == 1)).all()):
+        return None
+    if outputs.numel() == targets.numel():
+        if not ((targets == 0) | (targets == 1)).all():
+            return None
+        last = list(model.modules())[-1]
+        probability = (
+            isinstance(loss_fn, nn.BCELoss) or loss_fn is F.binary_cross_entropy or isinstance(last, nn.Sigmoid)
+        )
+        return (outputs.reshape(targets.shape) > (0.5 if probability else 0)) == targets.bool()
+    by_axis_1 = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    if by_axis_1:
+        return outputs.argmax(1) == targets
+    if outputs.numel() // outputs.shape[-1] == targets.numel():  # classes last: [N, T, C], or flat on one side
+        return outputs.argmax(-1).reshape(targets.shape) == targets
+    return None
 
 
 def _record(losses: list[Tensor], history: History) -> None:
@@ -274,7 +394,13 @@ def forward(
         misuse.explain_inputs(model, inputs, error)
         raise
     try:
-        loss = loss_fn(outputs, targets)
+        try:
+            loss = loss_fn(outputs, targets)
+        except (AttributeError, TypeError):
+            if isinstance(outputs, Tensor) or not isinstance(getattr(outputs, "logits", None), Tensor):
+                raise
+            outputs = outputs.logits  # as models of transformers return them
+            loss = loss_fn(outputs, targets)
     except IndexError as error:
         misuse.explain_targets(outputs, targets, loss_fn, error)
         raise

@@ -210,7 +210,7 @@ def lr_range_test(
     """
     misuse.check_range(start_lr, end_lr, steps, scale, LEAST)
     called = {"loss_fn": loss_fn} if train_step is None else {"train_step": train_step}
-    misuse.check_parts(model, optimizer, batches, called)
+    misuse.check_parts(model, optimizer, called, batches=batches)
     device = device_of(model)
     misuse.check_context(device)
     if train_step is None:
