@@ -118,13 +118,15 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
 
 
 _FALL, _RISE, _CLEAR = 4.0, 2.0, 2.0  # in standard deviations of what the smoothing leaves of the noise
+_SEEN = 0.05  # of the curve's height: a rise that one sees, where there is no noise
 _FLAT = 1.5  # decades without a rise: a smaller start_lr would only make them more
 
 
 def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, broke: bool) -> None:
     """Say why a curve that never falls does not: its rates are all too large, or all gain nothing."""
     start = int(curve[:FIRST].argmin())
-    risen = (curve - curve[start]) / np.maximum(np.hypot(noise, noise[start]), 1e-12) > _FALL
+    least = np.maximum(_FALL * np.hypot(noise, noise[start]), _SEEN * np.ptp(curve))
+    risen = curve - curve[start] > least
     since = len(lrs) - int(risen[::-1].argmin()) if risen[-1] else len(lrs)  # all of the end, from here on, is above
     rises = broke or since < len(lrs)
     edge = min(since, len(lrs) - 1)
