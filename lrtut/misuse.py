@@ -121,6 +121,12 @@ def check_model(model: nn.Module) -> None:
                 )
 
 
+def check_restore(restore: Any) -> None:
+    """Raise ValueError unless `restore` is a list, a tuple or a set of objects."""
+    if not isinstance(restore, list | tuple | set):
+        raise ValueError(f"restore={restore!r}: give a list of the objects to put back.")
+
+
 def check_state(value: Any, kept: tuple[type, ...]) -> None:
     """Raise ValueError unless `value` is one of the kinds `kept`, or has attributes to put back."""
     if not isinstance(value, kept) and not hasattr(value, "__dict__"):

@@ -107,7 +107,10 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     ends = f"between {lrs[0]:.3g} and {lrs[-1]:.3g}"
     if above[: lowest + 1].max() <= _FALL:
         _refuse(lrs, curve, noise, ends, broke)
-    if _above(curve, np.maximum(noise, np.sqrt(weights @ _steps(values) / 2)))[: lowest + 1].max() <= _CLEAR:
+    # The cliff scatters too, and noise that grows with the rate is less before the minimum: so each has its threshold.
+    near, before = (_near(weights, values, end) for end in (len(lrs), lowest + 1))
+    clear = [_above(curve, np.maximum(noise, one))[: lowest + 1].max() for one in (near, before)]
+    if clear[0] <= _CLEAR or clear[1] <= _CLEAR_BEFORE:
         raise NoSuggestion(
             f"{ends} the losses scatter so much that the lowest point, at {lrs[lowest]:.3g}, may be chance, and far "
             "too large a rate. Try larger batches, or more steps."
@@ -117,14 +120,21 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     return float(lrs[lowest])
 
 
-_FALL, _RISE, _CLEAR = 4.0, 2.0, 2.0  # in standard deviations of what the smoothing leaves of the noise
+_FALL, _RISE, _CLEAR, _CLEAR_BEFORE = (
+    4.0,
+    2.0,
+    2.0,
+    3.0,
+)  # in standard deviations of what the smoothing leaves of the noise
+_SEEN = 0.05  # of the curve's height: a rise that one sees, where there is no noise
 _FLAT = 1.5  # decades without a rise: a smaller start_lr would only make them more
 
 
 def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, broke: bool) -> None:
     """Say why a curve that never falls does not: its rates are all too large, or all gain nothing."""
     start = int(curve[:FIRST].argmin())
-    risen = (curve - curve[start]) / np.maximum(np.hypot(noise, noise[start]), 1e-12) > _FALL
+    least = np.maximum(_FALL * np.hypot(noise, noise[start]), _SEEN * np.ptp(curve))
+    risen = curve - curve[start] > least
     since = len(lrs) - int(risen[::-1].argmin()) if risen[-1] else len(lrs)  # all of the end, from here on, is above
     rises = broke or since < len(lrs)
     edge = min(since, len(lrs) - 1)
@@ -147,10 +157,12 @@ def _above(curve: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return (curve - curve[lowest]) / np.maximum(np.hypot(noise, noise[lowest]), 1e-12)
 
 
-def _steps(values: np.ndarray) -> np.ndarray:
-    """The mean square of the two differences between each value and its neighbours."""
-    squares = np.diff(values) ** 2
-    return (np.r_[squares[:1], squares] + np.r_[squares, squares[-1:]]) / 2
+def _near(weights: np.ndarray, values: np.ndarray, end: int) -> np.ndarray:
+    """What the smoothing leaves of the noise at each point, from the differences of neighbours near it, up to `end`."""
+    squares = np.diff(values[:end]) ** 2
+    squares = (np.r_[squares[:1], squares] + np.r_[squares, squares[-1:]]) / 2 if end > 1 else np.zeros(1)
+    weighed = np.maximum(weights[:, :end].sum(axis=1), 1e-30)
+    return np.sqrt(weights[:, :end] @ squares / weighed * weights.sum(axis=1) / 2)
 
 
 def _noise(values: np.ndarray) -> float:

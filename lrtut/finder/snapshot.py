@@ -61,11 +61,12 @@ def restored(
     samplers = [getattr(part, name, None) for part in parts for name in ("sampler", "batch_sampler")]
     data = [getattr(part, name, None) for part in parts for name in ("dataset", "data_source")]
     state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
-    roots = [model, vars(optimizer), optimizer.param_groups, state, loss_fn, *_attributes(loss_fn)]
+    roots = [model, optimizer, vars(optimizer), optimizer.param_groups, state, loss_fn, *_attributes(loss_fn)]
     roots += _generators(parts)
     for sampler in samplers:
         roots += [held for held in getattr(sampler, "__dict__", {}).values() if not any(held is one for one in data)]
     undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if hasattr(part, "__dict__"))]
+    misuse.check_restore(restore)
     for value in restore:
         if hasattr(value, "load_state_dict") and not isinstance(value, _KEPT):
             undo.append(partial(value.load_state_dict, copy.deepcopy(value.state_dict())))
@@ -108,6 +109,7 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
         seen[id(value)] = value
         if isinstance(value, Tensor):
             undo.append(_keep_tensor(value))
+            waiting += _owners([value._backward_hooks, getattr(value, "_post_accumulate_grad_hooks", None)])
             if value.is_leaf:
                 leaves.append(value)
         elif isinstance(value, np.ndarray):
@@ -127,6 +129,7 @@ def _keep(*roots: Any) -> tuple[list[_Undo], list[Tensor]]:
             waiting.append(value.module)
         elif isinstance(value, nn.Module | Optimizer):
             waiting.append(vars(value))
+            waiting += _owners(held for name, held in vars(value).items() if name.endswith("_hooks"))
             if isinstance(value, torch.jit.ScriptModule):
                 undo.append(_keep_script(value))
                 waiting += [*value.children(), *value.parameters(recurse=False), *value.buffers(recurse=False)]
@@ -155,6 +158,12 @@ def _attributes(value: Any) -> list[dict]:
     """The attributes of an object of a kind that is not kept as such: a dict in a list, or none."""
     plain = hasattr(value, "__dict__") and not isinstance(value, (*_KEPT, type, ModuleType, Dataset, DataLoader))
     return [vars(value)] if plain else []
+
+
+def _owners(tables: Iterable[Any]) -> list[Any]:
+    """The hooks in these tables, and the attributes of those that are objects."""
+    hooks = [hook for table in tables if isinstance(table, dict) for hook in table.values()]
+    return [*hooks, *(held for hook in hooks for held in _attributes(hook))]
 
 
 def _keep_generator(generator: Any) -> _Undo:

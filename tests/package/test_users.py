@@ -26,6 +26,7 @@ def model():
 # --- put back -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.int8, torch.bool, torch.complex64], ids=str)
 def test_memory_that_may_only_be_read_is_not_written(dtype, tmp_path):
     whole = torch.tensor([[0.0, -0.0], [1.0, float("nan")]]).to(dtype)
@@ -60,7 +61,7 @@ HOOKS = {
     "object": lambda average, model, o: o.register_step_post_hook(average),
     "closure": lambda average, model, o: o.register_step_pre_hook(lambda *_: average.update()),
     "partial": lambda average, model, o: model[0].register_forward_hook(partial(Average.update, average)),
-    "backward": lambda average, model, o: model.register_full_backward_hook(lambda *_: average.update()),
+    "backward": lambda average, model, o: model[2].register_full_backward_hook(lambda *_: average.update()),
     "tensor": lambda average, model, o: model[0].weight.register_hook(lambda grad: average.update()),
 }
 
@@ -97,13 +98,8 @@ def test_a_buffer_of_the_loss_is_put_back_and_what_it_logs_is_kept(way, model):
 
 @pytest.mark.parametrize("make", [random.Random, np.random.default_rng, np.random.RandomState])
 def test_a_modules_own_random_generator_is_put_back(make):
-    held = (
-        noted(lambda module: module.held.random(), held=make(3))
-        if make is not np.random.RandomState
-        else noted(lambda module: module.held.rand(), held=make(3))
-    )
-    draw = getattr(held.held, "random", None) or held.held.rand
-    assert draw() == getattr(make(3), "random", None or make(3).random)()
+    held = noted(lambda module: module.held.uniform(0, 1), held=make(3)).held
+    assert held.uniform(0, 1) == make(3).uniform(0, 1)
 
 
 class Counting:
@@ -138,7 +134,7 @@ def test_restore_names_what_cannot_be_found(model):
 
     def step(batch):
         loss = F.cross_entropy(model(batch[0]), batch[1])
-        loss.backward(), optimizer.step(), scheduler.step(), average.update(), scaler.update(2.0)
+        scaler.scale(loss).backward(), optimizer.step(), scheduler.step(), average.update(), scaler.update(2.0)
         return loss
 
     sweep(model, optimizer, train_step=step, restore=[average, scheduler, scaler])
@@ -188,7 +184,7 @@ ODD = [
     torch.ones(2),
     np.ones(2),
 ]
-WRONG = {"model": ODD, "optimizer": ODD, "batches": ODD, "loss_fn": ODD, "start_lr": ODD, "end_lr": ODD, "steps": ODD,
+WRONG = {"model": ODD, "optimizer": ODD, "batches": ODD, "loss_fn": ODD, "start_lr": ODD[2:], "end_lr": ODD[2:], "steps": ODD,
          "scale": ODD, "train_step": ODD[1:], "restore": [None, 3, True, 1j, object(), int, [3], ["odd"]]}  # fmt: skip
 
 
@@ -240,15 +236,14 @@ def test_trains_also_where_gradients_are_off_and_says_where_it_cannot(model):
 # --- what a notebook shows ----------------------------------------------------------------------------------------
 
 CURVES = {
-    "suggestion 0.06": np.exp(np.linspace(-1.2, 0.8, 200) ** 2),
-    "none: .*stands at": [2.3] * 200,
-    "none: 0 us": [],
+    "suggestion 0.0": np.exp(np.linspace(-1.2, 0.8, 200) ** 2),
+    "none: the loss stands": [2.3] * 200,
+    "none: 0": [],
 }
 
 
 @pytest.mark.parametrize("words, losses", CURVES.items(), ids=CURVES)
 def test_a_range_test_is_shown_in_a_line_and_in_a_table(words, losses):
     test = record(np.geomspace(1e-6, 10, 200), losses)
-    assert "\n" not in repr(test) and f"steps {len(losses)}" in repr(test)
-    pytest.importorskip("re").search(words.split(":")[-1].strip(" .*"), repr(test))
+    assert "\n" not in repr(test) and f"steps {len(losses)}" in repr(test) and words in repr(test)
     assert test._repr_html_().count("<tr>") == (4 if len(losses) else 2)
