@@ -11,12 +11,6 @@ KNOWN_GAPS = [
     "for the same reason",
     "since they undo a reduction",
     "Silence is worse",
-    "for a fifth of a decade",
-    "since we do not know in which of them",
-    "so the curve is noisy",
-    "since cliffs are on the right",
-    "Whether also lower than the constant rate",
-    "take a third of its rate for SGD",
 ]
 
 
