@@ -171,7 +171,7 @@ def check_context(device: torch.device) -> None:
     """Raise ValueError within torch.inference_mode() or torch.autocast()."""
     if torch.is_inference_mode_enabled():
         raise ValueError("called within torch.inference_mode(), where nothing can be trained: call it outside.")
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         raise ValueError(
             "called within torch.autocast(), which keeps copies of the weights until it is left: call it outside, and "
             "for mixed precision give a train_step that enters autocast for the forward pass."
@@ -325,7 +325,9 @@ def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
             copy.deepcopy(model)(inputs.to(weights))
     except Exception:
         return  # it fails on these too: the type is not to blame
-    way_out = "pass them through lrtut.batches()" if inputs.dtype == torch.uint8 else f"convert them by .to({weights})"
+    way_out = "make them floats, by .float()" if weights == torch.float32 else f"convert them, by .to({weights})"
+    if inputs.dtype == torch.uint8:
+        way_out = "pass them through lrtut.batches()"
     if inputs.is_floating_point():
         way_out += f", or the model by .to({inputs.dtype})"
     raise TypeError(f"inputs are {inputs.dtype}, the model's weights are {weights}: {way_out}.") from error
@@ -347,12 +349,6 @@ def explain_targets(outputs: Tensor, targets: Tensor, loss_fn: Callable, error: 
 def option_of(loss_fn: Callable, name: str, default: Any) -> Any:
     """An option of a loss: of a module its attribute, of a functools.partial its keyword."""
     return getattr(loss_fn, name, getattr(loss_fn, "keywords", {}).get(name, default))
-
-
-def explain_backward(targets: Any, error: RuntimeError) -> None:
-    """Raise TypeError from the error of `backward()`, where float64 targets made a loss of another type."""
-    if "dtype" in str(error) and isinstance(targets, Tensor) and targets.dtype == torch.float64:
-        raise TypeError("targets are torch.float64, the outputs are not: convert them by targets.float().") from error
 
 
 def check_loss(loss: Any) -> None:

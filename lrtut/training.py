@@ -34,7 +34,7 @@ class History:
     >>> table = pandas.DataFrame(history.to_dicts())
 
     `loss[i]` is the loss of step i before the step, `lrs[i]` the learning rate of every parameter group as the step
-    used it. `epoch_ends` are the numbers of steps after each epoch. `val_loss` and `val_accuracy` (0 to 1, or None where
+    used it. `epoch_ends` are the numbers of steps after each epoch. `val_loss` and `val_accuracy` (0 to 1; None where
     there are no classes) hold one value per epoch, where there were validation data.
     """
 
@@ -114,18 +114,18 @@ def train(
         model: maps inputs `[N, …]` to what `loss_fn` takes. Batches are moved to its device. Each epoch begins with
             `model.train()`, so a module that you put into eval mode, such as a frozen BatchNorm, trains too.
         optimizer: any `torch.optim.Optimizer` whose `step()` needs no closure (that of LBFGS does).
-        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)`, such as a `DataLoader`; then `val` may
-            be another. Neither needs a length, but both must last for all epochs.
+        data: what `load_mnist()` returns, or any iterable of `(inputs, targets)`, such as a `DataLoader`; then `val`
+            may be another. Neither needs a length, but both must last for all epochs.
         epochs: passes over the training data.
         batch_size: samples in a batch; an incomplete last batch is left out. Ignored where `data` comes in batches.
         loss_fn: `(outputs, targets) -> scalar`.
-        scheduler: a scheduler of `torch.optim.lr_scheduler`, or any object with `step()`; one whose `step` wants a number
-            (timm's) is given how many epochs, or batches, are done. ReduceLROnPlateau is given the validation loss, or
-            with `mode="max"` the accuracy.
+        scheduler: a scheduler of `torch.optim.lr_scheduler`, or any object with `step()`; one whose `step` wants a
+            number (timm's) is given how many epochs, or batches, are done. ReduceLROnPlateau is given the validation
+            loss, or with `mode="max"` the accuracy.
         scheduler_step: call `scheduler.step()` after each `"epoch"` or after each `"batch"`.
         train_step: used in place of the built-in step: takes what `data` yields, does forward, backward and
-            `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For clipping,
-            accumulation, mixed precision, batches that are dicts: docs/answers/train_step.md.
+            `optimizer.step()`, and returns the loss before that step. Gradients are None before each call. For
+            clipping, accumulation, mixed precision, batches that are dicts: docs/answers/train_step.md.
         seed: fixes the order of the batches. Ignored where `data` comes in batches.
         log_interval: print a line every so many batches.
         progress: show a bar on anything longer than two seconds.
@@ -256,11 +256,7 @@ def _epoch(
         inputs, targets = on_device(batch, device)
         _, loss = forward(model, inputs, targets, loss_fn)
         misuse.check_gradient(loss)
-        try:
-            loss.backward()
-        except RuntimeError as error:
-            misuse.explain_backward(targets, error)
-            raise
+        loss.backward()
         optimizer.step()
         yield loss.detach(), rates
 
@@ -278,9 +274,9 @@ def evaluate(
     >>> print(f"{accuracy:.1%}")
 
     `loss_fn` must average over its targets, or say `reduction="sum"`. Targets are counted, whatever their axes (one a
-    sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against scores, or
-    of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's train/eval
-    mode is put back.
+    sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against
+    scores, or of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's
+    train/eval mode is put back.
 
     Raises:
         ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;

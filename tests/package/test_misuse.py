@@ -292,7 +292,7 @@ def test_optimizer_that_needs_a_closure(scheduled):
     if scheduled:  # a scheduler wraps step()
         torch.optim.lr_scheduler.StepLR(optimizer, 1)
     before = state(model)
-    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*by hand"):
+    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*train_step"):
         train(model, optimizer, [batch()], epochs=1)
     with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*give a train_step"):
         lr_range_test(model, optimizer, [batch()])

@@ -160,7 +160,7 @@ def test_groups_that_a_scheduler_holds_low_keep_the_ratio_of_their_own_rates(hol
 def test_an_optimizer_without_a_rate_is_refused(lr, model):
     optimizer = sgd(model)
     optimizer.param_groups[0]["lr"] = lr
-    with pytest.raises(ValueError, match="optimizer has lr=.* in parameter group 0: there is no rate to change"):
+    with pytest.raises(ValueError, match="parameter groups have lr=.*: there is no rate to record or to change"):
         sweep(model, optimizer)
 
 
