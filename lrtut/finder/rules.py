@@ -120,13 +120,10 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
     return float(lrs[lowest])
 
 
-_FALL, _RISE, _CLEAR, _CLEAR_BEFORE = (
-    4.0,
-    2.0,
-    2.0,
-    3.0,
-)  # in standard deviations of what the smoothing leaves of the noise
+# In standard deviations of what the smoothing leaves of the noise:
+_FALL, _RISE, _CLEAR, _CLEAR_BEFORE = 4.0, 2.0, 2.0, 3.0
 _SEEN = 0.05  # of the curve's height: a rise that one sees, where there is no noise
+_JUMP = 10  # times the first rate in one step: a linear test over decades
 _FLAT = 1.5  # decades without a rise: a smaller start_lr would only make them more
 
 
@@ -138,10 +135,14 @@ def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, br
     since = len(lrs) - int(risen[::-1].argmin()) if risen[-1] else len(lrs)  # all of the end, from here on, is above
     rises = broke or since < len(lrs)
     edge = min(since, len(lrs) - 1)
+    if lrs[1] > _JUMP * lrs[0]:
+        raise NoSuggestion(
+            f"the rates jump from {lrs[0]:.3g} to {lrs[1]:.3g} in one step, over all that may have been good. Try "
+            "scale='exponential'."
+        )
     if rises and (edge < FIRST or lrs[edge] < lrs[0] * 10**_FLAT):
         raise NoSuggestion(
-            f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr "
-            "(and scale='exponential')."
+            f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr."
         )
     then = f", and from {lrs[edge]:.3g} on it rises" if rises else ""
     raise NoSuggestion(
