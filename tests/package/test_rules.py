@@ -125,6 +125,12 @@ def test_a_curve_without_a_suggestion_says_what_was_seen(losses, words):
     assert issubclass(NoSuggestion, ValueError)
 
 
+def test_a_linear_test_over_decades_is_told_to_be_exponential():
+    lrs = np.linspace(1e-6, 10, 200)
+    with pytest.raises(NoSuggestion, match="the rates jump from 1e-06 to 0.0503 in one step.*scale='exponential'"):
+        RangeTest(lrs[:, None], 2.3 + lrs).suggestion()
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_refuses_a_curve_that_breaks_early(rule):
     with pytest.raises(NoSuggestion, match="19 usable points"):
