@@ -144,11 +144,16 @@ def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, br
         raise NoSuggestion(
             f"the loss only rises {ends}: every rate after the first is too large. Try a smaller start_lr."
         )
-    then = f", and from {lrs[edge]:.3g} on it rises" if rises else ""
+    gained = f"no rate {ends} lowered the loss by more than its noise"
+    if not rises:
+        raise NoSuggestion(
+            f"{gained}. Try a larger end_lr, more steps, or larger batches. If that does not help, the model may be "
+            "trained already, or the labels may carry nothing (shuffled?)."
+        )
     raise NoSuggestion(
-        f"no rate {ends} lowered the loss by more than its noise{then}. The model may be trained already, the labels "
-        "may carry nothing (shuffled?), or the batches may be too small. Try a fresh model, larger batches, more steps"
-        + ("; a smaller start_lr does not help." if rises else ", a larger end_lr.")
+        f"{gained}, and from {lrs[edge]:.3g} on it rises. The model may be trained already, the labels may carry "
+        "nothing (shuffled?), or the batches may be too small. Try a fresh model, larger batches, more steps; a smaller "
+        "start_lr does not help."
     )
 
 
