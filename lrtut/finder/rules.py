@@ -152,8 +152,8 @@ def _refuse(lrs: np.ndarray, curve: np.ndarray, noise: np.ndarray, ends: str, br
         )
     raise NoSuggestion(
         f"{gained}, and from {lrs[edge]:.3g} on it rises. The model may be trained already, the labels may carry "
-        "nothing (shuffled?), or the batches may be too small. Try a fresh model, larger batches, more steps; a smaller "
-        "start_lr does not help."
+        "nothing (shuffled?), or the batches may be too small. Try a fresh model, larger batches, more steps; a "
+        "smaller start_lr does not help."
     )
 
 
