@@ -272,14 +272,8 @@ def plot_sweep(
         style = {"marker": "X", "ms": 9, "ls": "none", "color": "#d6604d"}
         ax.plot(list(lost), [_EDGE] * len(lost), transform=edge, label="diverged (runs)", **style)
         for lr, count in lost.items():
-            ax.annotate(
-                str(count),
-                (ax.convert_xunits(lr), _EDGE),
-                (0, -16),
-                xycoords=edge,
-                textcoords="offset points",
-                ha="center",
-            )
+            place = (ax.convert_xunits(lr), _EDGE)
+            ax.annotate(str(count), place, (0, -16), xycoords=edge, textcoords="offset points", ha="center")
     _line_at(ax, guess, None)
     if rates:
         ax.set_xscale("log")
@@ -349,7 +343,7 @@ def _pictures(x: Any) -> np.ndarray:
 
 def _labels(y: Any, n: int) -> list[str]:
     """A word for each of `n` images."""
-    labels = y.tolist() if isinstance(y, torch.Tensor | np.ndarray) else y
+    labels = y.tolist() if isinstance(y, torch.Tensor | np.ndarray) and y.ndim == 1 else y
     if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Sequence) or len(labels) != n:
         raise ValueError(f"y is {short(y)}: give a label for each of the {n} images, or None.")
     return [_label(label.item() if isinstance(label, torch.Tensor) else label) for label in labels]

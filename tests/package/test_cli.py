@@ -91,12 +91,11 @@ def test_a_strict_run_fails_a_lesson_that_warns(checkout, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows reports a closed pipe in another way")
-@pytest.mark.parametrize("call", ["list", "--help", "run --help"])
-def test_a_reader_of_the_output_that_goes_away_is_no_error(call, checkout):
+def test_a_reader_of_the_output_that_goes_away_is_no_error(checkout):
     pipe = subprocess.PIPE
-    command = subprocess.Popen([sys.executable, "-m", "lrtut.cli", *call.split()], stdout=pipe, stderr=pipe)
-    command.stdout.close()
-    assert command.stderr.read() == b"" and command.wait() == 141
+    listing = subprocess.Popen([sys.executable, "-m", "lrtut.cli", "list"], stdout=pipe, stderr=pipe)
+    listing.stdout.close()
+    assert listing.stderr.read() == b"" and listing.wait() == 141
 
 
 CANNOT = {
