@@ -12,10 +12,12 @@ from matplotlib.axis import Axis
 from matplotlib.collections import PathCollection
 from matplotlib.container import BarContainer
 from matplotlib.contour import ContourSet
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.transforms import Transform
+
+from lrtut.misuse import short
 
 _MOST_SERIES = 16
 
@@ -27,6 +29,8 @@ def alt_text(figure: Figure) -> str:
     >>> print(lrtut.alt_text(ax.figure))
     Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
     """
+    if not isinstance(figure, FigureBase):
+        raise TypeError(f"figure is {short(figure)}: give a figure, such as ax.figure.")
     title = figure.get_suptitle()
     return " ".join(filter(None, [title and f"{title}.", *panel_texts(figure)])) or "Empty figure."
 
@@ -54,9 +58,10 @@ def _describe(ax: Axes) -> str:
 
 def _range(ax: Axes, which: str) -> str:
     """Where an axis begins and ends: its spine may be shorter than the panel."""
-    axis, spine = getattr(ax, f"{which}axis"), ax.spines["bottom" if which == "x" else "left"]
-    low, high = (_value(axis, end) for end in sorted(spine.get_bounds() or axis.get_view_interval()))
-    return f"{low} to {high}" + (", log scale" if axis.get_scale() == "log" else "")
+    axis, spine = getattr(ax, f"{which}axis"), ax.spines.get("bottom" if which == "x" else "left")
+    bounds = spine and spine.get_bounds()  # a polar panel has other spines
+    low, high = (_value(axis, end) for end in sorted(bounds or axis.get_view_interval()))
+    return f"{low} to {high}" + (f", {scale} scale" if (scale := axis.get_scale()) in ("log", "symlog") else "")
 
 
 def _value(axis: Axis, value: float) -> str:

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,11 +19,26 @@ NOTEBOOK_SIDE = "uv sync (or, with pip 25.1 or newer: pip install --group dev)"
 
 
 class UserError(Exception):
-    """Something that the user can mend: printed without a traceback, exit status 2."""
+    """Something that the user can fix: printed without a traceback, exit status 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out, 130 after Ctrl-C."""
+    """The command `lrtut`: returns 0, 1 if a notebook failed, 2 if the call cannot be carried out.
+
+    As other Unix tools, 130 after Ctrl-C, and 141 where the reader of the output has gone (`lrtut list | head -1`).
+    """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):  # else Python complains as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="lrtut", description="A course on the learning rate in PyTorch.")
     parser.add_argument("--version", action="version", version=f"lrtut {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -39,16 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if arguments.command == "list":
-            status = list_lessons()
-        elif arguments.command == "run":
-            status = run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
-        else:
-            status = open_lab(rest)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader of the output has gone, as in `lrtut list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
-        return 1
+            return list_lessons()
+        if arguments.command == "run":
+            return run_lessons(arguments.lessons, arguments.jobs, arguments.strict)
+        return open_lab(rest)
     except UserError as error:
         print(f"lrtut {arguments.command}: {error}", file=sys.stderr)
         return 2
@@ -120,9 +130,13 @@ def open_lab(options: Sequence[str]) -> int:
     command = [sys.executable, "-m", "jupyterlab", *ours, *options]
     with notebook_side():
         import jupyterlab  # noqa: F401
-    lab = subprocess.Popen(command)
-    previous = signal.signal(signal.SIGTERM, lambda *_: lab.terminate())
+    labs: list[subprocess.Popen] = []
+    ended = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: ended.set() or [lab.terminate() for lab in labs])
     try:
+        labs.append(lab := subprocess.Popen(command))
+        if ended.is_set():  # while it was being started
+            lab.terminate()
         while True:
             # A terminal sends Ctrl-C to JupyterLab as well, which then asks, or shuts its kernels down and ends.
             with contextlib.suppress(KeyboardInterrupt):

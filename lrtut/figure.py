@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from lrtut.alttext import alt_text, panel_texts
+from lrtut.misuse import check_whole, short
 
 _LEAST_WIDTH = 320  # pixels: a phone's
 _LEGEND_WIDTH = 18  # characters; a longer name takes several lines
@@ -107,15 +108,21 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
     lrtut.plot_lr(history, ax=axes[0])
     lrtut.plot_loss(history, ax=axes[1])
     """
+    check_whole("nrows", nrows)
+    check_whole("ncols", ncols)
     _show_as_html_alone()
     width, height = {1: (6.4, 4), 2: (10, 3.8)}.get(ncols, (11, 3.4))
     kwargs.setdefault("figsize", (width, height * nrows))
-    kwargs["subplot_kw"] = {"axes_class": CourseAxes} | (kwargs.get("subplot_kw") or {})
+    of_panels = kwargs.get("subplot_kw") or {}
+    if not {"projection", "polar"} & set(of_panels):  # those have classes of their own
+        kwargs["subplot_kw"] = {"axes_class": CourseAxes} | of_panels
     return plt.subplots(nrows, ncols, FigureClass=CourseFigure, **kwargs)
 
 
 def axes_or_new(ax: Axes | None, **kwargs) -> Axes:
-    """`ax`, or the Axes of a new figure (`subplots`) for None."""
+    """`ax`, or the Axes of a new figure (`subplots`) for None. Raises TypeError for anything else."""
+    if not isinstance(ax, Axes | None):
+        raise TypeError(f"ax is {short(ax)}: give one panel, such as axes[0], or None for a new figure.")
     return ax if ax is not None else subplots(**kwargs)[1]
 
 

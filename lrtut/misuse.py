@@ -54,6 +54,17 @@ def check_rates(rates: Sequence[float], way_out: str) -> None:
             )
 
 
+def numbers(name: str, value: Any, way_out: str) -> np.ndarray:
+    """`value`, a number or lists of numbers, as float64. Raise ValueError where it holds anything else."""
+    try:
+        array = np.asarray(value.tolist() if isinstance(value, Tensor) else value)
+    except (ValueError, TypeError, RuntimeError):  # lists of several lengths; tensors that require a gradient
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is {short(value)}: {way_out}.")
+    return array.astype(float)
+
+
 def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: int) -> None:
     """Raise ValueError unless a range test can go from `start_lr` to `end_lr` in `steps` steps."""
     for name, value in {"start_lr": start_lr, "end_lr": end_lr}.items():

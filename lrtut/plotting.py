@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import ConnectionPatch
 
 from lrtut.figure import axes_or_new, finish, styled
-from lrtut.misuse import check_whole
+from lrtut.misuse import check_choice, check_mapping, check_whole, numbers, short
 from lrtut.sweep import Run
 from lrtut.training import History
 
@@ -41,10 +41,13 @@ def lr_colors(lrs: Sequence[float]) -> dict[float, tuple]:
     ...     ax.plot(path, color=colors[lr])
 
     Raises:
-        ValueError: `lrs` is empty.
+        ValueError: `lrs` is empty, or holds anything but finite numbers.
     """
-    if len(lrs) == 0:
+    lrs = list(lrs) if isinstance(lrs, Iterable) and np.ndim(lrs) else [lrs]
+    if not lrs:
         raise ValueError("nothing to draw: give at least one learning rate, curve or run.")
+    if wrong := [lr for lr in lrs if not (isinstance(lr, Real) and math.isfinite(lr))]:
+        raise ValueError(f"lrs holds {short(wrong[0])}: give a list of learning rates, finite numbers.")
     ranked = sorted(set(lrs))
     logs = [math.log(max(lr, 1e-12)) for lr in ranked]
     spread = (logs[-1] - logs[0]) or 1.0
@@ -77,8 +80,11 @@ def plot_paths(
         guess: a key of `paths`: its path is marked as your guess. Another number only stands in the legend.
 
     Raises:
-        ValueError: `paths` is empty, or `guess` is neither a key nor a number.
+        TypeError: `paths` is not a mapping.
+        ValueError: `paths` is empty, a path holds anything but numbers, or `guess` is neither a key nor a number.
     """
+    check_mapping("paths", paths)
+    paths = {key: numbers(f"paths[{key!r}]", path, "give a number for each step") for key, path in paths.items()}
     colors, labels = _colors(paths), {key: _label(key) for key in paths}
     marked = _marked(guess, labels)
     ax = axes_or_new(ax)
@@ -111,29 +117,37 @@ def plot_loss(
     Args:
         histories: one History, or a mapping from learning rate (or name) to a History or to those of several seeds.
         window: draw the mean of this many steps instead of each step.
-        yscale: `"log"` or `"linear"`.
+        yscale: `"log"`, `"linear"` or `"symlog"`. Linear in place of log where a loss drawn is not above zero.
         guess: a key of `histories`: its curve is marked as your guess. Another number is a step: a dotted line.
 
     Raises:
+        TypeError: `histories` is neither a History nor a mapping to such.
         ValueError: `histories` is empty, or one of its lists; `window` below 1; `guess` is neither a key nor a number.
     """
     check_whole("window", window)
-    histories = histories if isinstance(histories, Mapping) else {"": histories}
-    runs = {key: [value] if isinstance(value, History) else list(value) for key, value in histories.items()}
-    if empty := [key for key, several in runs.items() if not several]:
-        raise ValueError(f"no history of {empty[0]!r}: give at least one.")
+    check_choice("yscale", yscale, ("log", "linear", "symlog"))
+    runs = _histories(histories)
     colors, labels = _colors(runs), {key: _label(key) for key in runs}
     marked = _marked(guess, labels)
     ax = axes_or_new(ax)
     for i, (key, color) in enumerate(colors.items()):
         steps, loss = _median_loss(runs[key], window)
         lost, count = sum(run.diverged for run in runs[key]), len(runs[key])
-        label = labels[key] + (f", {lost} of {count} diverged" if lost and count > 1 else ", diverged" if lost else "")
+        end = f"{lost} of {count} diverged" if lost and count > 1 else "diverged" if lost else ""
+        label = ", ".join(filter(None, [labels[key], end]))
         ax.plot(steps, loss, color=color, ls=_LINES[i % 4], **_named(label, key == marked))
         if 2 * lost >= count and len(steps):
-            ax.plot(steps[-1], loss[-1], color=color, marker="X", ms=9, ls="none", label=f"_{labels[key]} diverges")
+            ax.plot(
+                steps[-1],
+                loss[-1],
+                color=color,
+                marker="X",
+                ms=9,
+                ls="none",
+                label="_" + f"{labels[key]} diverges".strip(),
+            )
     _line_at(ax, guess, marked)
-    ax.set_yscale(yscale)
+    ax.set_yscale(_scale(ax) if yscale == "log" else yscale)
     counts = sorted({len(several) for several in runs.values()})
     seeds = "" if counts[-1] == 1 else f"\nmedian of {counts[0]} seeds" if len(counts) == 1 else "\nmedian over seeds"
     what = f"training loss{seeds}" + (f", mean of {window} steps" if window > 1 else "")
@@ -157,16 +171,21 @@ def plot_lr(
             counts these: a dotted line.
 
     Raises:
-        ValueError: `lrs` is empty, or one of its curves; `guess` is neither a key nor a number.
+        TypeError: `lrs` is a list of histories.
+        ValueError: `lrs` is empty, or one of its curves, or holds anything but numbers; `guess` is neither a key nor a
+            number.
     """
+    if steps_per_epoch is not None:
+        check_whole("steps_per_epoch", steps_per_epoch)
+    if isinstance(lrs, list | tuple) and any(isinstance(value, History) for value in lrs):
+        check_mapping("lrs", lrs)
     curves, labels = {}, {}  # by key, or by key and group where there are several
     for key, value in (lrs if isinstance(lrs, Mapping) else {"": lrs}).items():
-        rates = np.asarray(value.lrs if isinstance(value, History) else value, float)
-        if not len(rates):
+        groups = _groups("lrs" if lrs is value else f"lrs[{key!r}]", value)
+        if not groups.size:
             raise ValueError(f"no learning rate{f' of {key!r}' if key != '' else ''}: give at least one step.")
-        rates = rates[:, None] if rates.ndim == 1 else rates
-        for g, column in enumerate(rates.T):
-            one, name = ((key, g), f"{_label(key)} group {g}") if rates.shape[1] > 1 else (key, _label(key))
+        for g, column in enumerate(groups):
+            one, name = ((key, g), f"{_label(key)} group {g}") if len(groups) > 1 else (key, _label(key))
             curves[one], labels[one] = column, name.strip()
     colors, marked = _colors(curves), _marked(guess, labels)
     ax = axes_or_new(ax)
@@ -176,34 +195,33 @@ def plot_lr(
         style = {"color": color, "ls": _LINES[i % 4], "drawstyle": "steps-post"}
         ax.plot(x, np.append(rates, rates[-1]), **style, **_named(labels[key], key == marked))
     _line_at(ax, guess, marked)
-    values = np.concatenate(list(curves.values()))
-    positive = values[values > 0]
-    if len(positive) == len(values) and positive.max() / positive.min() > 20:
-        ax.set_yscale("log")
-    else:
-        ax.set_ylim(bottom=min(0, values.min()))
+    low, high = _limits(ax)
+    ax.autoscale(axis="y")  # a panel that shares the axis may have set its lower end
+    ax.set_yscale(_scale(ax) if high > 20 * low else "linear")
+    if ax.get_yscale() == "linear":
+        ax.set_ylim(bottom=min(0, low))
     return finish(ax, "epoch" if steps_per_epoch else "step", "learning rate", title, _legend_title(curves))
 
 
 def final_loss(result: Any) -> float:
     """A run's score: a number as it is; of a History, the last validation loss if there is one, or training loss.
 
-    NaN for a run that diverged.
+    NaN for a run that diverged. Raises TypeError for anything else.
     """
-    if not isinstance(result, History):
-        return float(result)
-    if result.diverged:
-        return math.nan
-    return (result.val_loss or result.loss)[-1]
+    if isinstance(result, History):
+        return math.nan if result.diverged or not result.loss else (result.val_loss or result.loss)[-1]
+    if not isinstance(result, Real | np.ndarray | torch.Tensor) or np.size(result) != 1:
+        raise TypeError(f"the result of a run is {short(result)}: run() must return a History or a number.")
+    return float(result)
 
 
 @styled
 def plot_sweep(
     runs: Sequence[Run],
     *,
-    ylabel: str = "final validation loss",
+    ylabel: str | None = None,
     title: str = "",
-    guess: float | None = None,
+    guess: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the final loss against the learning rate: a dot for each run, the median as a line, the range as a band.
@@ -213,68 +231,164 @@ def plot_sweep(
     >>> ax.axhline(2.3, ls=":")
 
     A cross on the upper edge marks a rate at which runs diverged or failed, and says how many. In the median such a run
-    counts as infinite: where most did, the line goes up to the cross.
+    counts as infinite: where most did, the line goes up to the cross. Names, tuples and other things that are no rates
+    above zero stand side by side in their order, and no line joins them.
 
     Args:
         runs: what `sweep` returned; each result is a History or a number (see `final_loss`).
-        guess: a learning rate, among those of the runs or not: a dotted line.
+        ylabel: None names the loss that the histories hold.
+        guess: a learning rate, among those of the runs or not, or one of the names: a dotted line.
 
     Raises:
-        ValueError: `runs` is empty, or `guess` is not a rate above zero.
+        ValueError: `runs` is empty, or `guess` is not a rate above zero, or none of the names.
+        TypeError: `runs` holds anything but runs, or a result is neither a History nor a number.
     """
-    lrs = sorted({run.lr for run in runs})
-    colors = lr_colors(lrs)
-    if guess is not None and not (isinstance(guess, Real) and 0 < guess < math.inf):
-        raise ValueError(f"guess={guess!r}: give a learning rate above zero, such as {', '.join(map(_label, lrs))}.")
+    if isinstance(runs, str | Mapping) or not isinstance(runs, Iterable) or np.ndim(runs) == 0:
+        raise TypeError(f"runs is {short(runs)}: give the list that sweep() returned.")
+    for run in (runs := list(runs)):
+        if not isinstance(run, Run):
+            raise TypeError(f"runs holds {short(run)}: give the list that sweep() returned.")
+    rates = all(_is_rate(run.lr) for run in runs)
+    losses: dict[Any, list[float]] = {}
+    for run in sorted(runs, key=lambda run: run.lr) if rates else runs:
+        loss = final_loss(run.result) if run.error is None else math.nan
+        losses.setdefault(run.lr if rates else _label(run.lr), []).append(loss)
+    colors = _colors(losses)
+    if guess is not None and not (_is_rate(guess) if rates else (guess := _label(guess)) in losses):
+        what = "a learning rate above zero, such as" if rates else "one of"
+        raise ValueError(f"guess={guess!r}: give {what} {', '.join(map(_label, losses))}.")
     ax = axes_or_new(ax)
-    losses = {lr: [final_loss(r.result) if r.error is None else math.nan for r in runs if r.lr == lr] for lr in lrs}
-    finite = {lr: [v for v in values if math.isfinite(v)] for lr, values in losses.items()}
-    whole = [lr for lr in lrs if finite[lr]]
-    _draw_median(ax, losses)
-    if whole:
-        least, most = ([f(finite[lr]) for lr in whole] for f in (min, max))
-        ax.fill_between(whole, least, most, color=_GREY, alpha=0.2, lw=0, label="range over seeds")
-    for lr in whole:
-        ax.plot([lr] * len(finite[lr]), finite[lr], color=colors[lr], marker="o", ls="none", label=f"_runs at {lr:g}")
-    lost = {lr: len(losses[lr]) - len(finite[lr]) for lr in lrs if len(losses[lr]) > len(finite[lr])}
+    _draw_median(ax, losses, joined=rates)
+    finite = {lr: found for lr, values in losses.items() if (found := [v for v in values if math.isfinite(v)])}
+    if finite and rates:
+        least, most = ([f(values) for values in finite.values()] for f in (min, max))
+        ax.fill_between(list(finite), least, most, color=_GREY, alpha=0.2, lw=0, label="range over seeds")
+    for lr, values in finite.items():
+        style = {"color": colors[lr], "marker": "o", "ls": "none", "label": f"_runs at {_label(lr)}"}
+        ax.plot([lr] * len(values), values, **style)
+    lost = {lr: count for lr, values in losses.items() if (count := len(values) - len(finite.get(lr, [])))}
     if lost:
         edge = ax.get_xaxis_transform()
         style = {"marker": "X", "ms": 9, "ls": "none", "color": "#d6604d"}
         ax.plot(list(lost), [_EDGE] * len(lost), transform=edge, label="diverged (runs)", **style)
         for lr, count in lost.items():
-            ax.annotate(str(count), (lr, _EDGE), (0, -16), xycoords=edge, textcoords="offset points", ha="center")
+            place = (ax.convert_xunits(lr), _EDGE)
+            ax.annotate(str(count), place, (0, -16), xycoords=edge, textcoords="offset points", ha="center")
     _line_at(ax, guess, None)
-    ax.set(xscale="log", yscale="log")
+    if rates:
+        ax.set_xscale("log")
+    ax.set_yscale(_scale(ax))
     ax.margins(y=0.15)  # room for the crosses
-    return finish(ax, "learning rate", ylabel, title)
+    kinds = {bool(run.result.val_loss) for run in runs if isinstance(run.result, History) and not run.result.diverged}
+    what = {(True,): "validation ", (False,): "training "}.get(tuple(kinds), "")
+    return finish(ax, "learning rate" if rates else "", ylabel or f"final {what}loss", title)
 
 
 @styled
 def plot_images(
     x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
 ) -> Axes:
-    """Draw images `[N, 1, H, W]` (uint8 or float) in one grid, with their labels above them.
+    """Draw images `[N, 1, H, W]`, or in colour `[N, 3, H, W]` (RGB), in one grid, with their labels above them.
 
     >>> data = lrtut.load_mnist()
     >>> ax = lrtut.plot_images(data.x_train[:20], data.y_train[:20])
     >>> ax.set_title("Twenty digits")
+
+    Args:
+        x: uint8 or floats. Colours as floats are 0 to 1; where some lie outside, they are scaled to lie within.
+        y: a label for each image: numbers or words.
+        columns: images in a row.
+
+    Raises:
+        ValueError: `x` has another layout, `y` not one label for each image.
+        TypeError: `x` is not a tensor.
     """
+    check_whole("columns", columns)
+    images, labels = _pictures(x), [""] * len(x) if y is None else _labels(y, len(x))
     ax = axes_or_new(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
-    images = x[:, 0].detach().cpu().numpy()
-    n, height, width = images.shape
+    n, height, width, *channels = images.shape
     rows, top = math.ceil(n / columns), 8  # pixels above an image, for its label
-    grid = np.full((rows * (height + top), columns * width), images.min(), dtype=images.dtype)
-    for i, image in enumerate(images):
+    blank = 0 if channels else images.min()  # in colour, transparent
+    grid = np.full((rows * (height + top), columns * width, *channels), blank, dtype=images.dtype)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         row, column = divmod(i, columns)
         grid[row * (height + top) + top : (row + 1) * (height + top), column * width : (column + 1) * width] = image
-        if y is not None:
-            ax.text((column + 0.5) * width, row * (height + top) + top / 2, str(int(y[i])), ha="center", va="center")
+        ax.text((column + 0.5) * width, row * (height + top) + top / 2, label, ha="center", va="center")
     ink = LinearSegmentedColormap.from_list("ink", [(0.48, 0.48, 0.48, 0), (0.48, 0.48, 0.48, 1)])
     ax.imshow(grid, cmap=ink, interpolation="nearest")
     ax.set_axis_off()
-    labels = "" if y is None else f", labelled {', '.join(str(int(v)) for v in y)}"
-    ax.set_label(f"{n} images of {height} × {width} pixels{labels}")
+    labelled = "" if y is None else f", labelled {', '.join(labels)}"
+    ax.set_label(f"{n} {'colour ' if channels else ''}images of {height} × {width} pixels{labelled}")
     return ax
+
+
+def _pictures(x: Any) -> np.ndarray:
+    """`[N, H, W]`, or in colour `[N, H, W, 4]`, 0 to 1."""
+    if not isinstance(x, torch.Tensor | np.ndarray):
+        raise TypeError(f"x is {short(x)}: give a tensor of images, [N, 1, H, W] or [N, 3, H, W].")
+    x = torch.as_tensor(x).detach().cpu()
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or x.is_complex():
+        raise ValueError(
+            f"x is of shape {list(x.shape)} and type {x.dtype}: give images [N, 1, H, W], or [N, 3, H, W] in "
+            "colour. If the channels come last, x.permute(0, 3, 1, 2); of one image, x.unsqueeze(0); without channels, "
+            "x.unsqueeze(1)."
+        )
+    values = (x if x.dtype == torch.uint8 else x.float()).numpy()
+    if x.shape[1] == 1:
+        return values[:, 0]
+    low, high = (0, 255) if x.dtype == torch.uint8 else (min(0, values.min()), max(1, values.max()))
+    colours = np.moveaxis((values - low) / np.float32(high - low), 1, -1)
+    return np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
+
+
+def _labels(y: Any, n: int) -> list[str]:
+    """A word for each of `n` images."""
+    labels = y.tolist() if isinstance(y, torch.Tensor | np.ndarray) and y.ndim == 1 else y
+    if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Sequence) or len(labels) != n:
+        raise ValueError(f"y is {short(y)}: give a label for each of the {n} images, or None.")
+    return [_label(label.item() if isinstance(label, torch.Tensor) else label) for label in labels]
+
+
+def _histories(histories: Any) -> dict[Any, list[History]]:
+    """The histories of each key; "" for one History."""
+    histories = {"": histories} if isinstance(histories, History) else histories
+    check_mapping("histories", histories)
+    runs = {}
+    for key, value in histories.items():
+        several = [value] if isinstance(value, History) else value
+        if not isinstance(several, list | tuple) or not all(isinstance(one, History) for one in several):
+            raise TypeError(f"histories[{key!r}] is {short(value)}: give a History, or a list of several.")
+        if not any(one.loss for one in several):
+            raise ValueError(f"no history of {key!r}: give at least one.")
+        runs[key] = list(several)
+    return runs
+
+
+def _groups(name: str, value: Any) -> np.ndarray:
+    """Rates `[groups, steps]`; NaN before a group was added."""
+    rows = value.lrs if isinstance(value, History) else value
+    way_out = "give a History, rates [steps] or [steps, groups], or a dict of these"
+    if isinstance(rows, list | tuple) and all(isinstance(row, list | tuple) for row in rows):
+        rows = list(zip(*itertools.zip_longest(*rows, fillvalue=math.nan), strict=True))
+    rates = numbers(name, rows, way_out)
+    if rates.ndim not in (1, 2):
+        raise ValueError(f"{name} is of shape {list(rates.shape)}: {way_out}.")
+    return rates[None] if rates.ndim == 1 else rates.T
+
+
+def _limits(ax: Axes) -> tuple[float, float]:
+    """The least and the largest value drawn on the y axis, also in panels that share it."""
+    ends = [panel.dataLim.intervaly for panel in ax.get_shared_y_axes().get_siblings(ax)]
+    return min(low for low, _ in ends), max(high for _, high in ends)
+
+
+def _scale(ax: Axes) -> str:
+    """Log if anything is drawn and all of it is above zero."""
+    return "log" if 0 < _limits(ax)[0] < math.inf else "linear"
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < value < math.inf
 
 
 def _median_loss(histories: Sequence[History], window: int) -> tuple[np.ndarray, np.ndarray]:
@@ -292,15 +406,15 @@ def _median_loss(histories: Sequence[History], window: int) -> tuple[np.ndarray,
     return steps[np.isfinite(median)], median[np.isfinite(median)]
 
 
-def _draw_median(ax: Axes, losses: Mapping[float, Sequence[float]]) -> None:
-    """The median at each rate as a line, up to the height of the crosses where it is infinite."""
+def _draw_median(ax: Axes, losses: Mapping[Any, Sequence[float]], joined: bool) -> None:
+    """The median at each rate, as a line if `joined`, up to the height of the crosses where it is infinite."""
     medians = {lr: np.median([v if math.isfinite(v) else math.inf for v in values]) for lr, values in losses.items()}
-    style = {"color": _GREY, "lw": 1.4}
+    style = {"color": _GREY, "lw": 1.4, "ls": "-" if joined else "none"}
     shown = [value if math.isfinite(value) else math.nan for value in medians.values()]
     ax.plot(list(medians), shown, marker="_", ms=12, label="median", **style)
     ends = [(lr, y, "data") if math.isfinite(y) else (lr, _EDGE, ax.get_xaxis_transform()) for lr, y in medians.items()]
     for (lr, y, where), (next_lr, next_y, there) in itertools.pairwise(ends):
-        if not where == there == "data":
+        if joined and not where == there == "data":
             ax.add_artist(ConnectionPatch((lr, y), (next_lr, next_y), where, there, axesA=ax, axesB=ax, **style))
 
 
@@ -314,7 +428,8 @@ def _colors(curves: Mapping[Any, Any]) -> dict[Any, Any]:
 def _marked(guess: Any, labels: Mapping[Any, str]) -> Any:
     """The key of the curve that `guess` names; None for no guess, and for a number beside them all."""
     named = {key: label for key, label in labels.items() if label}
-    found = [key for key in named if key == guess] or [key for key in named if named[key] == _label(guess)]
+    found = [guess] if isinstance(guess, Hashable) and guess in named else []
+    found = found or [key for key in named if named[key] == _label(guess)]
     if found or guess is None:
         return found[0] if found else None
     if not (isinstance(guess, Real) and math.isfinite(guess)):
@@ -327,10 +442,10 @@ def _named(label: str, guessed: bool) -> dict[str, Any]:
     return {"label": f"{label}, your guess", "lw": 4, "ms": 9} if guessed else {"label": label}
 
 
-def _line_at(ax: Axes, guess: float | None, marked: Any) -> None:
+def _line_at(ax: Axes, guess: Any, marked: Any) -> None:
     """The guess as a vertical line, unless it is a curve."""
     if guess is not None and marked is None:
-        ax.axvline(guess, color=_GREY, ls=":", lw=2.5, label=f"your guess: {guess:g}")
+        ax.axvline(guess, color=_GREY, ls=":", lw=2.5, label=f"your guess: {_label(guess)}")
 
 
 def _label(key: Any) -> str:

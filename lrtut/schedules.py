@@ -7,15 +7,19 @@ The pure functions return a factor that multiplies the initial rate, so each fit
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lrtut.misuse import check_owner, check_rates, check_whole
+from lrtut.misuse import check_owner, check_rates, check_steps, check_whole, current_rates, innermost, numbers, short
+from lrtut.training import History, _stepping
 
 
 def constant(step: int, *, factor: float = 1.0) -> float:
@@ -77,9 +81,9 @@ def warmup_stable_decay(
 
 
 def preview(
-    make_scheduler: Callable[[Optimizer], LRScheduler],
+    make_scheduler: Callable[[Optimizer], Any],
     *,
-    lr: float | Sequence[float],
+    lr: float | Sequence[float] | Optimizer,
     steps: int,
     metric: Sequence[float] | Callable[[int], float] | None = None,
 ) -> np.ndarray:
@@ -92,8 +96,10 @@ def preview(
     It steps a scheduler and an optimizer of its own, and leaves the ones that will train alone.
 
     Args:
-        make_scheduler: takes an optimizer (SGD with momentum 0.9 here) and returns a scheduler for it.
-        lr: the initial rate; a list gives one parameter group for each.
+        make_scheduler: takes an optimizer (SGD) and returns a scheduler for it: one of torch's, or any object with
+            `step()`. One whose `step` wants a number (timm's) is given how many steps are done.
+        lr: the initial rate; a list gives one parameter group for each. Or your optimizer: its groups, with their rates
+            and other options, and its defaults are copied.
         steps: how often the scheduler is stepped: epochs or batches, whichever it counts.
         metric: what a ReduceLROnPlateau is given: a sequence of `steps` values, or a function of the step.
 
@@ -101,30 +107,59 @@ def preview(
         float64 `[steps, groups]`: row t is the rate after t calls of `scheduler.step()`.
 
     Raises:
-        ValueError: `steps` below 1; a rate that is negative or not finite; a scheduler that belongs to another
-            optimizer; a ReduceLROnPlateau without a metric or with too few values.
-        TypeError: `make_scheduler` does not return a scheduler.
+        ValueError: `steps` below 1; a rate that is not a number, negative or not finite; a scheduler that belongs to
+            another optimizer; a ReduceLROnPlateau without a metric, or with too few values or one that is no number.
+        TypeError: `make_scheduler` is not a function of an optimizer, or does not return a scheduler.
     """
     check_whole("steps", steps)
-    rates = [float(rate) for rate in (lr if isinstance(lr, Sequence | np.ndarray) else [lr])]
-    check_rates(rates, "Look at lr=.")
-    groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": rate} for rate in rates]
-    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    optimizer = _stand_in(lr)
+    try:
+        inspect.signature(make_scheduler).bind(optimizer)
+    except (TypeError, ValueError) as error:
+        way_out = "give a function of the optimizer alone, such as lambda optimizer: StepLR(optimizer, 10)"
+        raise TypeError(f"make_scheduler is {short(make_scheduler)}: {way_out}.") from error
     scheduler = make_scheduler(optimizer)
-    if not isinstance(scheduler, LRScheduler):
-        raise TypeError(f"make_scheduler returned {scheduler!r}: it must return the scheduler that it makes.")
+    check_steps("make_scheduler returned", scheduler)
     check_owner(scheduler, optimizer, "the optimizer that make_scheduler is given")
-    plateau = isinstance(scheduler, ReduceLROnPlateau)
-    if plateau and metric is None:
-        raise ValueError("ReduceLROnPlateau looks at a metric: give metric=, a sequence or a function of the step.")
-    if plateau and not callable(metric) and len(metric) < steps:
-        raise ValueError(f"metric has {len(metric)} values for {steps} steps: give one for each step.")
-    table = []
-    for step in range(steps):
-        table.append([float(group["lr"]) for group in optimizer.param_groups])
+    plateau = isinstance(innermost(scheduler, "scheduler"), ReduceLROnPlateau)
+    metrics = _metrics(metric, steps) if plateau else [math.nan] * steps
+    advance, table = _stepping(scheduler), []
+    for step, value in enumerate(metrics, start=1):
+        table.append(current_rates(optimizer))
         optimizer.step()  # moves nothing without gradients, but torch warns if the scheduler comes first
-        if plateau:
-            scheduler.step(metric(step) if callable(metric) else metric[step])
-        else:
-            scheduler.step()
+        advance(step, History(val_loss=[value], val_accuracy=[value]))
     return np.array(table)
+
+
+def _stand_in(lr: Any) -> Optimizer:
+    """An SGD with the rates `lr`, or with what the groups of the optimizer `lr` hold beside parameters."""
+    if hasattr(lr, "param_groups") and not isinstance(lr, type):
+        check_rates(current_rates(lr), "Look at the optimizer's param_groups.")
+        options = [{name: value for name, value in group.items() if name != "params"} for group in lr.param_groups]
+    else:
+        rates = np.atleast_1d(
+            numbers("lr", lr, way_out := "give a rate, a list of one for each group, or your optimizer")
+        )
+        if rates.ndim > 1 or not len(rates):
+            raise ValueError(f"lr is {short(lr)}: {way_out}.")
+        check_rates(rates.tolist(), "Look at lr=.")
+        options = [{"lr": rate} for rate in rates.tolist()]
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], **copy.deepcopy(option)} for option in options]
+    optimizer = torch.optim.SGD(groups, momentum=0.9)
+    optimizer.defaults = copy.deepcopy(getattr(lr, "defaults", optimizer.defaults))
+    return optimizer
+
+
+def _metrics(metric: Any, steps: int) -> list[float]:
+    """What a ReduceLROnPlateau is given at each step."""
+    if metric is None:
+        raise ValueError("ReduceLROnPlateau looks at a metric: give metric=, a sequence or a function of the step.")
+    if callable(metric) and not isinstance(metric, type):
+        metric = [metric(step) for step in range(steps)]
+    way_out = "give one number for each step, or a function of the step"
+    values = np.atleast_1d(numbers("metric", metric, way_out))
+    if len(values) < steps:
+        raise ValueError(f"metric has {len(values)} values for {steps} steps: {way_out}.")
+    if values.ndim > 1 or np.isnan(values[:steps]).any():
+        raise ValueError(f"metric is {short(metric)}: {way_out}.")
+    return values[:steps].tolist()

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
+
+from lrtut.misuse import short
 
 
 @dataclass(frozen=True)
 class Run:
     """One run of a sweep: `result` is what `run(lr, seed)` returned; if it failed, `error` is what it raised."""
 
-    lr: float
-    seed: int
+    lr: Any
+    seed: Any
     result: Any = None
     error: BaseException | None = None
 
 
 def sweep(
-    run: Callable[[float, int], Any],
-    lrs: Iterable[float],
-    seeds: Iterable[int] = (0,),
+    run: Callable[[Any, Any], Any],
+    lrs: Iterable,
+    seeds: Iterable = (0,),
     executor: Executor | None = None,
     *,
     progress: bool = True,
@@ -44,7 +47,7 @@ def sweep(
 
     Args:
         run: `(lr, seed) -> result`, a `History` or whatever you want to collect.
-        lrs: learning rates.
+        lrs: learning rates, or whatever else you compare: names, tuples, dicts.
         seeds: seeds; each rate is run with each.
         executor: None means threads, one for each core. Any `concurrent.futures.Executor` works, and is left open. For
             processes take loky's (`loky.get_reusable_executor()`): it can send a function that was defined in a
@@ -57,35 +60,62 @@ def sweep(
 
     Raises:
         ValueError: no rate or no seed.
+        TypeError: `run` is not a function, `lrs` or `seeds` not a list, `executor` not an Executor.
         RuntimeError: every run failed (from the first one's error).
+
+        Whatever ends the sweep, Ctrl-C included, the attribute `runs` of the exception holds the runs that are done.
     """
-    seeds = list(seeds)
+    _check_run(run, executor)
+    lrs, seeds = _listed("lrs", lrs), _listed("seeds", seeds)
     pairs = [(lr, seed) for lr in lrs for seed in seeds]
     if not pairs:
         raise ValueError("nothing to sweep: give at least one learning rate and one seed.")
     threads = torch.get_num_threads()
     futures: dict[Future, int] = {}
-    own = None if executor else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
+    own = None if executor is not None else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
+    runs: list[Run] = [None] * len(pairs)
+    drew = False
     try:
         for i, (lr, seed) in enumerate(pairs):
-            futures[(executor or own).submit(_call, run, lr, seed)] = i
-        runs: list[Run] = [None] * len(pairs)
-        drew = False
+            futures[(own or executor).submit(_call, run, lr, seed)] = i
         waiting = as_completed(futures)
         for future in tqdm(waiting, "sweep", len(pairs), unit="run", delay=2, leave=False, disable=not progress):
             lr, seed = pairs[futures[future]]
-            error = future.exception()
+            error = CancelledError() if future.cancelled() else future.exception()
             result, touched = (None, False) if error else future.result()
             runs[futures[future]] = Run(lr, seed, result, error)
             drew |= touched
+        _report(runs, drew)
+    except BaseException as stop:
+        stop.runs = [run for run in runs if run is not None]
+        stop.add_note(f"{len(stop.runs)} runs are done: sys.last_value.runs")
+        raise
     finally:
         for future in futures:  # after an interrupt, no new run begins
             future.cancel()
         if own:
             own.shutdown(wait=False)
         torch.set_num_threads(threads)
-    _report(runs, drew)
     return runs
+
+
+def _check_run(run: Any, executor: Any) -> None:
+    if not callable(run):
+        raise TypeError(f"run is {short(run)}: give a function of (lr, seed).")
+    if executor is not None and not isinstance(executor, Executor):
+        dask = hasattr(executor, "get_executor")  # a Client
+        way_out = (
+            "client.get_executor()" if dask else "one of concurrent.futures, such as ThreadPoolExecutor(4), or None"
+        )
+        raise TypeError(f"executor is {short(executor)}: give {way_out}.")
+
+
+def _listed(name: str, values: Any) -> list:
+    if isinstance(values, torch.Tensor | np.ndarray):
+        values = values.tolist()
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {short(values)}: give a list, such as [{short(values)}].")
+    return list(values)
 
 
 def usable_cores() -> int:
@@ -96,7 +126,7 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _call(run: Callable[[float, int], Any], lr: float, seed: int) -> tuple[Any, bool]:
+def _call(run: Callable[[Any, Any], Any], lr: Any, seed: Any) -> tuple[Any, bool]:
     """The result, and whether torch's global random state changed meanwhile (by this run or a parallel one)."""
     threads = torch.get_num_threads()
     before = _random_states()
@@ -116,7 +146,7 @@ def _random_states() -> list[torch.Tensor]:
 def _report(runs: list[Run], drew: bool) -> None:
     failed = [r for r in runs if r.error is not None]
     if failed:
-        lines = [f"lr={r.lr:g} seed={r.seed}: {type(r.error).__name__}: {r.error}" for r in failed]
+        lines = [f"lr={r.lr} seed={r.seed}: {type(r.error).__name__}: {r.error}" for r in failed]
         if len(failed) == len(runs):
             raise RuntimeError(f"all {len(runs)} runs failed; the first: {lines[0]}") from failed[0].error
         warnings.warn(

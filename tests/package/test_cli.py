@@ -95,7 +95,7 @@ def test_a_reader_of_the_output_that_goes_away_is_no_error(checkout):
     pipe = subprocess.PIPE
     listing = subprocess.Popen([sys.executable, "-m", "lrtut.cli", "list"], stdout=pipe, stderr=pipe)
     listing.stdout.close()
-    assert listing.stderr.read() == b"" and listing.wait() == 1
+    assert listing.stderr.read() == b"" and listing.wait() == 141
 
 
 CANNOT = {

@@ -214,6 +214,45 @@ def test_bad_arguments_are_named():
     assert plt.get_fignums() == []
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", [(-1.0, -2.0), (1.0, 0.0), (3.0, -0.1, 2.0)])
+def test_losses_at_or_below_zero_are_all_in_view(losses):
+    for ax in (lrtut.plot_loss(history(losses)), lrtut.plot_sweep([Run(i + 1, 0, v) for i, v in enumerate(losses)])):
+        low, high = ax.get_ylim()
+        assert ax.get_yscale() == "linear" and low < min(losses) and max(losses) < high
+        assert not re.search("y axis: [^.]*, log", lrtut.alt_text(ax.figure))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rates", itertools.permutations([(0.1, 0.001), (0.1, 0.0), (0.1, 0.05), (1.0, 0.5)], 2))
+def test_rates_are_in_view_in_panels_that_share_an_axis(rates):
+    _, axes = lrtut.subplots(1, 2, sharey=True)
+    for ax, values in zip(axes, rates, strict=True):
+        lrtut.plot_lr(values, ax=ax)
+    low, high = axes[0].get_ylim()
+    assert low <= np.min(rates) and np.max(rates) < high and (low > 0) == (axes[0].get_yscale() == "log")
+
+
+def test_a_group_that_comes_later_is_drawn_from_there():
+    first, later = lrtut.plot_lr(History([1.0, 1.0], [[0.1], [0.1, 0.2]])).lines
+    np.testing.assert_array_equal(later.get_ydata(), [math.nan, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("keys", [["sgd", "adam"], [(0.1, 8), (0.2, 8)], [{"a": 1}, {"a": 2}], [0.0, 0.1]])
+def test_a_sweep_of_anything_is_drawn_side_by_side_and_names_its_loss(keys):
+    ax = lrtut.plot_sweep([Run(keys[0], 0, history(val=())), Run(keys[1], 0, history(diverged=True))], guess=keys[0])
+    ax.figure.draw_without_rendering()
+    assert len({tick.get_text() for tick in ax.get_xticklabels()}) == 2 and ax.get_ylabel() == "final training loss"
+
+
+@pytest.mark.parametrize("scale", [1.0, 255, torch.tensor(255, dtype=torch.uint8)])
+def test_colours_are_drawn(scale):
+    green = torch.tensor([0.0, 1.0, 0.0]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
+    x = (green * scale).to(torch.uint8) if isinstance(scale, torch.Tensor) else green * scale
+    ax = lrtut.plot_images(x, ["cat", "dog"])
+    assert ax.images[0].get_array()[-1, 0].tolist() == [0, 1, 0, 1] and ax.texts[1].get_text() == "dog"
+
+
 def picture(page):
     """The first PNG in a figure's HTML."""
     data = re.search(r'src="data:image/png;base64,([^"]+)"', page)[1]

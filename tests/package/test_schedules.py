@@ -124,3 +124,64 @@ def test_preview_of_plateau_wants_a_metric():
 def test_preview_goes_no_farther_than_the_scheduler():
     with pytest.raises(ValueError, match="Tried to step"):
         preview(lambda o: OneCycleLR(o, 0.1, total_steps=5), lr=0.1, steps=6)
+
+
+class Counted:
+    """A scheduler of another library, as timm's: told how many steps are done."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def step(self, epoch):
+        self.optimizer.param_groups[0]["lr"] = 1 / (1 + epoch)
+
+
+class Uncounted(Counted):
+    def step(self):
+        self.optimizer.param_groups[0]["lr"] /= 2
+
+
+@pytest.mark.parametrize("make, rates", [(Counted, [1, 1 / 2, 1 / 3]), (Uncounted, [1, 1 / 2, 1 / 4])])
+def test_preview_of_a_scheduler_of_another_library(make, rates):
+    assert preview(make, lr=1.0, steps=3)[:, 0].tolist() == rates
+
+
+WAYS = [
+    lambda w: torch.optim.AdamW([{"params": w[:1]}, {"params": w[1:], "lr": 0.01}], lr=0.1, betas=(0.8, 0.9)),
+    lambda w: torch.optim.SGD([{"params": w, "lr": torch.tensor(0.5)}], momentum=0.8, nesterov=True),
+    lambda w: torch.optim.RMSprop(w, lr=0.3),
+]
+
+
+@pytest.mark.parametrize("make", WAYS)
+def test_preview_takes_an_optimizer_as_a_template_and_leaves_it_alone(make):
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(3)]
+    template, twin = make(weights), make(weights)
+    before = str(template.state_dict())
+
+    def one_cycle(optimizer):
+        return OneCycleLR(optimizer, 1.0, total_steps=9, cycle_momentum="nesterov" in optimizer.defaults)
+
+    table = preview(one_cycle, lr=template, steps=4)
+    scheduler = one_cycle(twin)
+    for row in table:
+        assert row.tolist() == [float(group["lr"]) for group in twin.param_groups]
+        twin.step(), scheduler.step()
+    assert str(template.state_dict()) == before and "initial_lr" not in template.param_groups[0]
+
+
+ODD_MAKERS = [lambda o: [StepLR(o, 1)], lambda o: StepLR, lambda o: lambda o: StepLR(o, 1), StepLR, 3, lambda: None]
+
+
+@pytest.mark.parametrize("make", ODD_MAKERS)
+def test_preview_says_what_a_maker_must_be(make):
+    with pytest.raises(TypeError, match="make_scheduler (returned|is) .*StepLR\\(optimizer, 10\\)"):
+        preview(make, lr=0.1, steps=3)
+
+
+@pytest.mark.parametrize(
+    "metric", ["low", [None] * 3, [1.0, math.nan, 1.0], [], 0.5, torch.ones(3, 2), lambda t: "low"]
+)
+def test_preview_names_an_odd_metric(metric):
+    with pytest.raises(ValueError, match=r"metric (is|has) [\s\S]*: give one number for each step"):
+        preview(ReduceLROnPlateau, lr=1.0, steps=3, metric=metric)

@@ -63,6 +63,44 @@ def test_nothing_to_sweep(lrs, seeds):
         sweep(square, lrs, seeds)
 
 
+KEYS = {"tuples": [(0.1, 8), (0.2, 8)], "names": ["sgd", "adam"], "dicts": [{"lr": 1}, {"lr": 2}], "None": [None, 0.1]}
+
+
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+def test_anything_is_swept_and_what_is_done_is_kept_whatever_ends_it(keys):
+    def run(key, seed):
+        return 1 / (key != keys[1] or seed)
+
+    with pytest.warns(RuntimeWarning, match="1 of 4 runs failed"):
+        runs = sweep(run, keys, seeds=(0, 1))
+    assert [r.lr for r in runs] == [keys[0]] * 2 + [keys[1]] * 2 and [r.result for r in runs] == [1, 1, None, 1]
+    with warnings.catch_warnings(), pytest.raises(RuntimeWarning) as stop:
+        warnings.simplefilter("error")
+        sweep(run, keys, seeds=(0, 1))
+    assert [r.result for r in stop.value.runs] == [1, 1, None, 1]
+    with pytest.raises(RuntimeError) as stop:
+        sweep(run, keys[1:])
+    assert isinstance(stop.value.runs[0].error, ZeroDivisionError)
+
+
+class Client:
+    """As Dask's."""
+
+    def submit(self, *_):
+        raise AssertionError
+
+    def get_executor(self):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    "executor, way_out", [(Client(), r"client\.get_executor\(\)"), (ThreadPoolExecutor, "ThreadPoolExecutor\\(4\\)")]
+)
+def test_what_is_no_executor_is_told_how_to_become_one(executor, way_out):
+    with pytest.raises(TypeError, match=f"executor is .*: give .*{way_out}"):
+        sweep(square, [0.1], executor=executor)
+
+
 class Inline(Executor):
     """Runs what it is given at once, in the caller's thread; then changes the number of threads, as a worker might."""
 

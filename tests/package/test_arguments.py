@@ -1,0 +1,57 @@
+"""An argument of a wrong kind is named, with a way out, by every public function (the range test: test_users.py)."""
+
+import re
+
+import matplotlib
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from toy import network, pairs, sgd
+
+import lrtut
+
+matplotlib.use("agg")
+MODEL = network()
+ODD = [None, 3, -1.5, float("nan"), True, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]
+NUMBERS = [None, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]
+WHOLE = [*NUMBERS, -1.5, float("nan"), True]
+LISTS = [value for value in ODD if not isinstance(value, set | list | torch.Tensor)]
+DRAWN = {"ax": ODD[1:]}
+TRAINED = {"model": MODEL, "optimizer": sgd(MODEL), "data": pairs(), "epochs": 1, "progress": False}
+
+CASES = {
+    lrtut.train: (TRAINED, {"model": ODD, "optimizer": ODD, "data": ODD[:9], "epochs": WHOLE, "loss_fn": ODD,
+                            "scheduler": ODD[1:], "scheduler_step": ODD, "train_step": ODD[1:]}),
+    lrtut.sweep: ({"run": lambda lr, seed: 1, "lrs": [0.1]}, {"run": [*ODD[:11], ODD[12]], "lrs": LISTS, "seeds": LISTS,
+                                                              "executor": ODD[1:]}),
+    lrtut.preview: ({"make_scheduler": ReduceLROnPlateau, "lr": 0.1, "steps": 2, "metric": [1, 1]},
+                    {"make_scheduler": ODD, "lr": [*NUMBERS, -1.5, float("nan"), True, []], "steps": WHOLE, "metric": ODD}),
+    lrtut.plot_paths: ({"paths": {0.1: [1, 2]}}, {"paths": [*ODD[:8], *ODD[9:]], "guess": NUMBERS[1:], **DRAWN}),
+    lrtut.plot_loss: ({"histories": lrtut.History([1.0], [[0.1]])},
+                      {"histories": ODD, "window": WHOLE, "yscale": ODD, "guess": NUMBERS[1:], **DRAWN}),
+    lrtut.plot_lr: ({"lrs": [0.1, 0.2]}, {"lrs": NUMBERS, "steps_per_epoch": WHOLE[1:], "guess": NUMBERS[1:], **DRAWN}),
+    lrtut.plot_sweep: ({"runs": [lrtut.Run(0.1, 0, 1.0)]}, {"runs": ODD, "guess": [*NUMBERS[1:], -1.5], **DRAWN}),
+    lrtut.plot_images: ({"x": torch.ones(2, 1, 4, 4)}, {"x": ODD, "y": [*ODD[1:-1], [1]], "columns": WHOLE, **DRAWN}),
+    lrtut.lr_colors: ({}, {"lrs": [*NUMBERS, float("nan")]}),
+    lrtut.subplots: ({}, {"nrows": WHOLE, "ncols": WHOLE}),
+    lrtut.alt_text: ({}, {"figure": ODD}),
+    lrtut.require: ({}, {"version": ODD}),
+}  # fmt: skip
+
+
+def wrong_calls():
+    for function, (right, wrong) in CASES.items():
+        for name, values in wrong.items():
+            yield pytest.param(function, right, name, values, id=f"{function.__name__}-{name}")
+
+
+@pytest.mark.parametrize("function, right, name, values", wrong_calls())
+def test_an_argument_of_a_wrong_kind_is_named(function, right, name, values):
+    for value in values:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            function(**right | {name: value})
+        words = str(caught.value)
+        assert (re.search(rf"\b{name}\b", words) or repr(value) in words) and ": " in words, (value, words)
+        assert "/lrtut/" in caught.traceback[-1].path.as_posix(), words  # not torch's or numpy's own
+    plt.close("all")
