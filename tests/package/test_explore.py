@@ -13,7 +13,7 @@ import lrtut
 from lrtut import explore
 from lrtut.finder.rules import RULES
 
-SETTINGS = 4  # drawn at random for each chart
+SETTINGS = 2  # drawn at random for each chart
 
 
 def draw(chart, seed):
@@ -119,7 +119,7 @@ def test_the_code_that_a_schedule_shows_makes_the_rates_that_it_shows(name):
         assert np.allclose(rows["rate"][rows["t"].argsort()], rates, rtol=1e-6, atol=1e-12), setting
 
 
-@pytest.mark.parametrize("gamma", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("gamma", [0.1, 0.99])
 def test_half_life(gamma):
     rows, texts = shown(explore.half_life(), {"gamma": gamma, "epochs": 20}, ["t", "lr"])
     rates = lrtut.preview(lambda o: lr_scheduler.ExponentialLR(o, gamma), lr=1.0, steps=61)[:, 0]

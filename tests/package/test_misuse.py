@@ -1,45 +1,30 @@
-"""Models, losses and batches that go wrong in train, evaluate and lr_range_test: a clear error, or torch's own."""
+"""Arguments, models, losses and batches that go wrong in train, evaluate and lr_range_test: a clear error, or torch's."""
 
-import copy
 import functools
-import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
+from toy import network, samples, sgd
 
-from lrtut import NoSuggestion, evaluate, lr_range_test, train
+from lrtut import evaluate, lr_range_test, train
 
-
-def network(*between):
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(4, 8), *between, nn.ReLU(), nn.Linear(8, 3))
-
-
-def batch(n=10):
-    generator = torch.Generator().manual_seed(n)
-    return torch.randn(n, 4, generator=generator), torch.arange(n) % 3
+X, Y = samples(10)
 
 
 def training(model, data, loss_fn=F.cross_entropy):
-    return train(model, torch.optim.SGD(model.parameters(), lr=0.1), data, epochs=2, loss_fn=loss_fn, progress=False)
+    return train(model, sgd(model), data, epochs=2, loss_fn=loss_fn, progress=False)
 
 
 def range_test(model, data, loss_fn=F.cross_entropy):
-    return lr_range_test(model, torch.optim.SGD(model.parameters(), lr=0.1), data, loss_fn, progress=False)
+    return lr_range_test(model, sgd(model), data, loss_fn, progress=False)
 
 
 everywhere = pytest.mark.parametrize("use", [training, evaluate, range_test])
 in_training = pytest.mark.parametrize("use", [training, range_test])
-
-
-def state(model):
-    return [t.clone() for t in model.state_dict().values()]
-
-
-def same(before, model):
-    return all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
 
 
 class Calls(nn.Module):
@@ -60,243 +45,56 @@ def raises(error):
     return function
 
 
-# --- losses -----------------------------------------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------------------------------
 
-
-def nan_from(call):
-    """A layer that passes on NaN from its `call`-th call on."""
-    calls = iter(range(1, 1000))
-    return Calls(lambda x: x * math.nan if next(calls) >= call else x)
-
-
-def test_nan_ends_training_as_divergence_and_evaluate_returns_it():
-    history = training(network(nan_from(3)), [batch()] * 4)
-    assert history.diverged and len(history.loss) == len(history.lrs) == 3
-    assert all(map(math.isfinite, history.loss[:2])) and math.isnan(history.loss[2])
-    loss, accuracy = evaluate(network(nan_from(1)), [batch()])
-    assert math.isnan(loss) and 0 <= accuracy <= 1
-
-
-def test_nan_stops_a_range_test_that_says_where_and_restores_the_model():
-    model = network(nan_from(1))
-    before = state(model)
-    test = range_test(model, [batch()])
-    assert len(test.loss) == 1 and math.isnan(test.loss[0]) and same(before, model)
-    with pytest.raises(NoSuggestion, match="the loss was nan at the first step"):
-        test.suggestion()
-    later = range_test(network(nan_from(30)), [batch()])
-    assert len(later.loss) == 30 and math.isnan(later.loss[-1]) and math.isfinite(later.loss[-2])
-
-
-@everywhere
-def test_losses_that_are_not_one_number(use):
-    for shape, loss_fn in (
-        (r"\[10\].*reduction='mean'", functools.partial(F.cross_entropy, reduction="none")),
-        (r"\[0\]", lambda outputs, targets: outputs[:0, 0]),
-    ):
-        with pytest.raises(ValueError, match=f"the loss is of shape {shape}"):
-            use(network(), [batch()], loss_fn)
-    with pytest.raises(TypeError, match=r"loss_fn returned 1\.5: it must return a tensor"):
-        use(network(), [batch()], lambda outputs, targets: 1.5)
-
-
-@everywhere
-def test_loss_of_one_number_in_a_list_is_a_number(use):
-    def record(loss_fn):
-        result = use(network(), [batch()], loss_fn)
-        return result[0] if use is evaluate else list(result.loss)
-
-    assert record(lambda outputs, targets: F.cross_entropy(outputs, targets).reshape(1)) == record(F.cross_entropy)
-
-
-@in_training
-def test_nothing_to_train(use):
-    with pytest.raises(ValueError, match="depends on no parameter that requires a gradient: all are frozen"):
-        use(network().requires_grad_(False), [batch()])
-    with pytest.raises(ValueError, match=r"cuts the graph \(.detach"):
-        use(network(), [batch()], lambda outputs, targets: F.cross_entropy(outputs.detach(), targets))
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-@everywhere
-@pytest.mark.parametrize("wrong, words", [([-1], "-1"), ([10, 7, 10], "7, 10"), (range(3, 12), "3, 4, 5, 6, 7")])
-def test_targets_out_of_range(use, wrong, words):
-    inputs, targets = batch()
-    targets[: len(wrong)] = torch.tensor(list(wrong))
-    model = network()
-    before = state(model)
-    with pytest.raises(ValueError, match=f"targets hold {words}, but the model has 3 outputs, for the classes 0 to 2"):
-        use(model, [(inputs, targets)])
-    assert same(before, model)
-
-
-@everywhere
-@pytest.mark.parametrize(
-    "loss_fn, ignored",
-    [
-        (F.cross_entropy, -100),
-        (nn.CrossEntropyLoss(ignore_index=255), 255),
-        (functools.partial(F.cross_entropy, ignore_index=255), 255),
-    ],
-    ids=["default", "module", "partial"],
-)
-def test_targets_that_the_loss_leaves_out_are_not_blamed(use, loss_fn, ignored):
-    inputs, targets = batch()
-    targets[0] = ignored
-    use(network(), [(inputs, targets)], loss_fn)
-    targets[1] = 5
-    with pytest.raises(ValueError, match="targets hold 5, but"):
-        use(network(), [(inputs, targets)], loss_fn)
-
-
-# --- batches ----------------------------------------------------------------------------------------------------------
-
-
-@everywhere
-@pytest.mark.parametrize(
-    "wrong, words",
-    [
-        (lambda x, y: (x.numpy(), y.numpy()), r"tuple \(ndarray, ndarray\)"),
-        (lambda x, y: {"x": x, "y": y}, "dict"),
-        (lambda x, y: (x, 1, "a", 1.0, [], None), r"tuple \(Tensor, int, str, float, list\)"),
-        (lambda x, y: x, "Tensor"),
-    ],
-)
-def test_batch_that_is_not_a_pair_of_tensors(use, wrong, words):
-    model = network()
-    before = state(model)
-    way_out = "train_step" if use is range_test else "collate_fn"
-    with pytest.raises(ValueError, match=rf"a batch is a {words}, not a pair of tensors .*{way_out}"):
-        use(model, [wrong(*batch())])
-    assert same(before, model)
-
-
-@everywhere
-def test_batch_without_a_sample(use):
-    inputs, targets = batch()
-    with pytest.raises(ValueError, match=r"a batch holds no sample: .*\[0, 4\].*Leave it out"):
-        use(network(), [(inputs, targets), (inputs[:0], targets[:0])])
-
-
-@in_training
-def test_batch_of_one_for_batchnorm(use):
-    says = r"a batch of one sample, of shape \[1, 4\], and BatchNorm needs two.*drop_last"
-    with pytest.raises(ValueError, match=says):
-        use(network(nn.BatchNorm1d(8)), [batch(1)])
-    use(network(), [batch(1)])  # without BatchNorm, one will do
-
-
-def test_batch_of_one_is_fine_where_batchnorm_needs_no_second():
-    assert math.isfinite(evaluate(network(nn.BatchNorm1d(8)), [batch(1)])[0])
-    images = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 3))
-    one = (torch.randn(1, 1, 8, 8), torch.zeros(1, dtype=torch.long))
-    assert len(training(images, [one]).loss) == 2  # one image has many pixels a channel
-
-
-@in_training
-def test_bad_batch_leaves_a_range_test_undone_and_a_training_at_its_last_step(use):
-    model, (inputs, targets) = network(), batch()
-    before = state(model)
-    with pytest.raises(ValueError, match="targets hold 9"):
-        use(model, [(inputs, targets), (inputs, targets + 9)])
-    assert same(before, model) == (use is range_test)
-
-
-# --- integers ---------------------------------------------------------------------------------------------------------
-
-FLOAT_MODELS = {
-    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
-    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.Linear(2, 3)),
-    "batch norm": lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 3)),
-    "activation": lambda: nn.Sequential(nn.GELU(), nn.Flatten(), nn.Linear(64, 3)),
-    "recurrent": lambda: nn.Sequential(nn.Flatten(2), Calls(lambda x: x[:, 0]), nn.RNNCell(64, 3)),
+ODD = [None, 3, float("nan"), "odd", {"x": X}, {1}, object(), int, torch.ones(2), np.ones(2)]
+WRONG = {
+    **dict.fromkeys(["model", "optimizer", "batches", "loss_fn", "steps", "scale"], ODD),
+    **dict.fromkeys(["start_lr", "end_lr"], [None, *ODD[2:]]),
+    "train_step": ODD[1:],
+    "restore": [None, 3, object(), int, [3], ["odd"]],
 }
 
 
-@everywhere
-@pytest.mark.parametrize("model", FLOAT_MODELS)
-def test_raw_images(use, model):
-    images = torch.ones(10, 1, 8, 8, dtype=torch.uint8)
-    with pytest.raises(TypeError, match=r"inputs are torch.uint8, .*: pass them through lrtut.batches\(\)"):
-        use(FLOAT_MODELS[model](), [(images, batch()[1])])
-    with pytest.raises(TypeError, match=r"inputs are torch.int64, .* make them floats, by \.float\(\)"):
-        use(FLOAT_MODELS[model](), [(images.long(), batch()[1])])
+@pytest.mark.parametrize("name", WRONG)
+def test_an_argument_of_a_wrong_kind_is_named(name):
+    model = network()
+    right = {"model": model, "optimizer": sgd(model), "batches": [(X, Y)], "steps": 20, "progress": False}
+    for wrong in WRONG[name]:
+        with pytest.raises((ValueError, TypeError), match=f"{name}|batch") as caught:
+            lr_range_test(**right | {name: wrong})
+        assert ":" in str(caught.value)  # what was given, and what to do
 
 
-def normalises():
-    return Calls(lambda x: x.float() / 255)
+def without_a_rate(model):
+    optimizer = sgd(model)
+    optimizer.param_groups[0]["lr"] = None
+    return optimizer
 
 
-INTEGER_MODELS = {
-    "embedding": lambda: nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(8, 3)),
-    "bag": lambda: nn.Sequential(nn.EmbeddingBag(5, 8), nn.Linear(8, 3)),
-    "counts": lambda: nn.Sequential(normalises(), nn.Linear(4, 3)),
+OPTIMIZERS = {
+    "another model's": (lambda m: sgd(network()), "optimizer holds none of model's parameters"),
+    "two": (lambda m: [sgd(m), sgd(m)], "optimizer is of type list: give a torch.optim.Optimizer"),
+    "no rate": (without_a_rate, "there is no rate"),
+    "closure": (lambda m: torch.optim.LBFGS(m.parameters()), r"LBFGS.step\(\) needs a closure.*give a train_step"),
 }
 
 
-@everywhere
-@pytest.mark.parametrize("model", INTEGER_MODELS)
-def test_integer_inputs_to_a_model_that_takes_them(use, model):
-    use(INTEGER_MODELS[model](), [(torch.randint(0, 5, (10, 4)), batch()[1])])
+@in_training
+@pytest.mark.parametrize("make, words", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_an_optimizer_that_cannot_train_the_model_is_refused(use, make, words):
+    model = network()
+    optimizer = make(model)
+    with pytest.raises(ValueError, match=words):
+        if use is training:
+            train(model, optimizer, [(X, Y)], epochs=1)
+        else:
+            lr_range_test(model, optimizer, [(X, Y)])
 
 
-# --- errors that are torch's, or the user's own -----------------------------------------------------------------------
-
-
-@everywhere
-def test_other_errors_are_passed_on(use):
-    for error in (IndexError("my own"), ValueError("my own")):
-        with pytest.raises(type(error), match="^my own$"):
-            use(network(Calls(raises(error))), [batch(1)])
-    with pytest.raises(IndexError, match="^my own$"):
-        use(network(), [batch()], raises(IndexError("my own")))
-    one_output = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
-    with pytest.raises(IndexError, match="index 1000 is out of bounds"):
-        use(one_output, [batch()], lambda outputs, targets: outputs[torch.tensor(1000)])
-
-
-@everywhere
-def test_errors_of_models_that_take_integers_are_passed_on(use):
-    words = torch.zeros(10, 4, dtype=torch.long)
-    double = INTEGER_MODELS["embedding"]()
-    double[2].double()
-    with pytest.raises(RuntimeError, match="dtype"):
-        use(double, [(words, batch()[1])])
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        use(nn.Sequential(normalises(), nn.Linear(7, 3)), [(words, batch()[1])])
-    with pytest.raises(RuntimeError, match="one_hot is only applicable"):  # floats where whole numbers are meant
-        use(nn.Sequential(Calls(lambda x: F.one_hot(x, 3)), nn.Linear(3, 3)), [batch()])
-
-
-def test_model_without_parameters():
-    inputs, targets = batch()
-    model, scale = Calls(lambda x: x[:, :3]), nn.Parameter(torch.ones(()))
-    assert evaluate(model, [batch()])[0] == F.cross_entropy(inputs[:, :3], targets).item()
-
-    def loss_fn(outputs, targets):
-        return F.cross_entropy(outputs * scale, targets)
-
-    train(model, torch.optim.SGD([scale], lr=0.1), [batch()], epochs=1, loss_fn=loss_fn, progress=False)
-    assert scale.item() != 1
-
-
-# --- optimizers -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scheduled", [False, True])
-def test_optimizer_that_needs_a_closure(scheduled):
+def test_an_optimizer_that_needs_a_closure_gets_it_from_a_train_step():
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
-    if scheduled:  # a scheduler wraps step()
-        torch.optim.lr_scheduler.StepLR(optimizer, 1)
-    before = state(model)
-    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*train_step"):
-        train(model, optimizer, [batch()], epochs=1)
-    with pytest.raises(ValueError, match=r"LBFGS.step\(\) needs a closure.*give a train_step"):
-        lr_range_test(model, optimizer, [batch()])
-    assert same(before, model)
 
     def train_step(batch):
         def closure():
@@ -307,26 +105,161 @@ def test_optimizer_that_needs_a_closure(scheduled):
 
         return optimizer.step(closure)
 
-    train_step(batch())
-    before, memory = state(model), copy.deepcopy(optimizer.state_dict()["state"])
-    assert len(lr_range_test(model, optimizer, [batch()], train_step=train_step, progress=False).loss) > 10
-    assert same(before, model) and str(optimizer.state_dict()["state"]) == str(memory)
+    assert len(lr_range_test(model, optimizer, [(X, Y)], train_step=train_step, progress=False).loss) > 10
 
 
-def test_optimizer_whose_step_takes_whatever_it_is_given():
-    class Passing(torch.optim.SGD):
-        def step(self, *args, **kwargs):
-            return super().step(*args, **kwargs)
+def test_trains_also_where_gradients_are_off_and_says_where_it_cannot():
+    expected = range_test(network(), [(X, Y)]).loss.tolist()
+    with torch.no_grad():
+        assert range_test(network(), [(X, Y)]).loss.tolist() == expected and not torch.is_grad_enabled()
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        range_test(network(), [(X, Y)])
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
+        range_test(network(), [(X, Y)])
+    with torch.inference_mode():
+        made, inputs = network(), X.clone()
+    with pytest.raises(ValueError, match=r"parameter 0.weight was made in torch.inference_mode\(\)"):
+        range_test(made, [(X, Y)])
+    with pytest.raises(ValueError, match=r"inputs were made in torch.inference_mode\(\)"):
+        range_test(network(), [(inputs, Y)])
 
-    class Wrapper:
-        def __init__(self, optimizer):
-            self.wrapped = optimizer
 
-        def __getattr__(self, name):
-            return getattr(self.wrapped, name)
+# --- losses -----------------------------------------------------------------------------------------------------------
 
-    for wrap in (lambda optimizer: optimizer, Wrapper):
-        model = network()
-        before = state(model)
-        train(model, wrap(Passing(model.parameters(), lr=0.1)), [batch()], epochs=1, progress=False)
-        assert not same(before, model)
+
+@everywhere
+def test_losses_that_are_not_one_number(use):
+    with pytest.raises(ValueError, match=r"the loss is of shape \[10\].*reduction='mean'"):
+        use(network(), [(X, Y)], functools.partial(F.cross_entropy, reduction="none"))
+    with pytest.raises(TypeError, match=r"loss_fn returned 1\.5: it must return a tensor"):
+        use(network(), [(X, Y)], lambda outputs, targets: 1.5)
+    use(network(), [(X, Y)], lambda outputs, targets: F.cross_entropy(outputs, targets).reshape(1))  # this one is
+
+
+@in_training
+def test_nothing_to_train(use):
+    with pytest.raises(ValueError, match="depends on no parameter that requires a gradient: all are frozen"):
+        use(network().requires_grad_(False), [(X, Y)])
+    with pytest.raises(ValueError, match=r"cuts the graph \(.detach"):
+        use(network(), [(X, Y)], lambda outputs, targets: F.cross_entropy(outputs.detach(), targets))
+
+
+def test_a_model_without_parameters():
+    model, scale = Calls(lambda x: x[:, :3]), nn.Parameter(torch.ones(()))
+    assert evaluate(model, [(X, Y)])[0] == F.cross_entropy(X[:, :3], Y).item()
+    train(model, torch.optim.SGD([scale], lr=0.1), [(X, Y)], epochs=1, loss_fn=lambda out, y: (out * scale).sum())
+    assert scale.item() != 1
+
+
+# --- targets ----------------------------------------------------------------------------------------------------------
+
+
+@everywhere
+@pytest.mark.parametrize("wrong, words", [([-1], "-1"), ([10, 7, 10], "7, 10")])
+def test_targets_out_of_range(use, wrong, words):
+    targets = Y.clone()
+    targets[: len(wrong)] = torch.tensor(wrong)
+    with pytest.raises(ValueError, match=f"targets hold {words}, but the model has 3 outputs, for the classes 0 to 2"):
+        use(network(), [(X, targets)])
+
+
+IGNORING = {
+    "default": (F.cross_entropy, -100),
+    "module": (nn.CrossEntropyLoss(ignore_index=255), 255),
+    "partial": (functools.partial(F.cross_entropy, ignore_index=255), 255),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("loss_fn, ignored", IGNORING.values(), ids=IGNORING)
+def test_targets_that_the_loss_leaves_out_are_not_blamed(use, loss_fn, ignored):
+    targets = Y.clone()
+    targets[:2] = torch.tensor([ignored, 5])
+    with pytest.raises(ValueError, match="targets hold 5, but"):
+        use(network(), [(X, targets)], loss_fn)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------------
+
+NO_PAIRS = {
+    "arrays": ((X.numpy(), Y.numpy()), r"a batch is a tuple \(ndarray, ndarray\), not a pair of tensors"),
+    "dict": ({"x": X, "y": Y}, "a batch is a dict, not a pair of tensors"),
+    "six": ((X, 1, "a", 1.0, [], None), r"a batch is a tuple \(Tensor, int, str, float, list\), not a pair"),
+    "one": ((X,), r"a batch is a tuple \(Tensor\), not a pair"),
+    "tensor": (X, "a batch is a Tensor, not a pair"),
+    "empty": ((X[:0], Y[:0]), r"a batch holds no sample: .*\[0, 4\].*Leave it out"),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("wrong, words", NO_PAIRS.values(), ids=NO_PAIRS)
+def test_a_batch_that_is_not_a_pair_of_tensors(use, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        use(network(), [(X, Y), wrong])
+
+
+@in_training
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (TensorDataset(X, Y), "is a TensorDataset, which yields single samples"),
+        ({"x": X}, "is of type dict"),
+    ],
+    ids=["dataset", "dict"],
+)
+def test_data_that_yield_no_batches_are_refused(use, data, words):
+    with pytest.raises(ValueError, match=words):
+        use(network(), data)
+
+
+def test_single_samples_are_no_batches_for_a_range_test():
+    with pytest.raises(ValueError, match="targets are a single number, as of one sample"):
+        range_test(network(), list(TensorDataset(X, Y)))
+
+
+@in_training
+def test_batch_of_one_for_batchnorm(use):
+    one = (X[:1], Y[:1])
+    says = r"a batch of one sample, of shape \[1, 4\], and BatchNorm needs two.*drop_last"
+    with pytest.raises(ValueError, match=says):
+        use(network(nn.BatchNorm1d(8)), [one])
+    use(network(), [one])  # without BatchNorm, one will do
+
+
+IMAGES = torch.ones(10, 1, 8, 8, dtype=torch.uint8)
+TYPES = {
+    "raw images": (IMAGES, r"inputs are torch.uint8, .*: pass them through lrtut.batches\(\)"),
+    "integers": (IMAGES.long(), r"inputs are torch.int64, .* make them floats, by \.float\(\)"),
+    "doubles": (IMAGES.double(), "inputs are torch.float64, the model's weights are torch.float32: make them"),
+}
+
+
+@everywhere
+@pytest.mark.parametrize("inputs, words", TYPES.values(), ids=TYPES)
+def test_inputs_of_another_type_than_the_weights(use, inputs, words):
+    model = nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.Linear(2, 3))
+    with pytest.raises(TypeError, match=words):
+        use(model, [(inputs, Y)])
+    if inputs.is_floating_point():
+        use(model.double(), [(inputs, Y)])
+
+
+# --- errors that are torch's, or the user's own -----------------------------------------------------------------------
+
+
+@everywhere
+def test_other_errors_are_passed_on(use):
+    for error in (IndexError("my own"), ValueError("my own")):
+        with pytest.raises(type(error), match="^my own$"):
+            use(network(Calls(raises(error))), [(X[:1], Y[:1])])
+    with pytest.raises(IndexError, match="^my own$"):
+        use(network(), [(X, Y)], raises(IndexError("my own")))
+
+
+@everywhere
+def test_errors_of_models_that_take_integers_are_passed_on(use):
+    words = torch.zeros(10, 4, dtype=torch.long)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        use(nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Linear(7, 3)), [(words, Y)])
+    with pytest.raises(RuntimeError, match="one_hot is only applicable"):  # floats where whole numbers are meant
+        use(nn.Sequential(Calls(lambda x: F.one_hot(x, 3)), nn.Linear(3, 3)), [(X, Y)])

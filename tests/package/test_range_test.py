@@ -1,4 +1,4 @@
-"""The range test: the steps that it takes, what it records, what it leaves behind, and its figure."""
+"""The range test: the steps that it takes, what it records, what it refuses, and its figure."""
 
 import copy
 import json
@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
 from toy import bars, network, pairs, samples, sgd
 
 import lrtut
@@ -31,15 +32,6 @@ def model():
 
 # --- the steps ----------------------------------------------------------------------------------------------------
 
-OPTIMIZERS = {
-    "sgd": (sgd, 3),
-    "momentum": (lambda m: sgd(m, momentum=0.9), 6),
-    "decay": (lambda m: sgd(m, weight_decay=0.1), 3),
-    "adam": (lambda m: torch.optim.Adam(m.parameters()), 6),
-    "wrapped": (lambda m: Wrapped(sgd(m)), 3),
-    "wrapped twice": (lambda m: Wrapped(Wrapped(sgd(m, momentum=0.9))), 6),
-}
-
 
 class Wrapped(torch.optim.Optimizer):
     """As accelerate wraps an optimizer."""
@@ -55,6 +47,14 @@ class Wrapped(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none=True):
         self.optimizer.zero_grad(set_to_none)
+
+
+OPTIMIZERS = {
+    "sgd": (sgd, 3),
+    "momentum": (lambda m: sgd(m, momentum=0.9), 6),
+    "adam": (lambda m: torch.optim.Adam(m.parameters()), 6),
+    "wrapped": (lambda m: Wrapped(Wrapped(sgd(m))), 3),
+}
 
 
 @pytest.mark.parametrize("make, divisor", OPTIMIZERS.values(), ids=OPTIMIZERS)
@@ -75,19 +75,12 @@ def test_records_the_rate_of_each_step_and_the_loss_before_it(make, divisor, sca
     assert test.lrs.shape == (25, 1) and test.lrs.dtype == test.loss.dtype == np.float64
 
 
-def test_two_hundred_steps_from_a_millionth_to_ten_unless_told_otherwise(model):
-    test = lr_range_test(model, sgd(model), pairs(), stop_when_diverged=False)
-    assert test.lr == pytest.approx(np.geomspace(1e-6, 10, 200))
-
-
 def groups(model, rates):
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
     return torch.optim.SGD([{"params": m.parameters(), "lr": lr} for m, lr in zip(layers, rates, strict=True)])
 
 
-@pytest.mark.parametrize(
-    "rates, ratio", [((0.1, 0.01), 0.1), ((0.1, 0.2), 2), ((0.1, 0.0), 0), ((0.0, 0.0), 1), ((3, 3), 1)]
-)
+@pytest.mark.parametrize("rates, ratio", [((0.1, 0.2), 2), ((0.1, 0.0), 0), ((0.0, 0.0), 1)])
 def test_groups_keep_their_ratios(rates, ratio, model):
     optimizer, used = groups(model, rates), []
 
@@ -98,24 +91,35 @@ def test_groups_keep_their_ratios(rates, ratio, model):
     test = sweep(model, optimizer, start_lr=0.03, end_lr=0.7, loss_fn=loss_fn)
     assert test.lrs.tolist() == used and test.lr[0] == 0.03
     assert test.lrs[:, 1] == pytest.approx(test.lr * ratio)
-    assert [group["lr"] for group in optimizer.param_groups] == list(rates)
 
 
-@pytest.mark.parametrize("rates", [(0.0, 0.1), (-0.1, 0.1), (math.nan, 0.1), (0.1, float("inf")), (0.1, -0.1)])
+HELD_LOW = {
+    "lambda": lambda o: LambdaLR(o, [lambda t: t, lambda t: 1.0]),
+    "warm-up": lambda o: LinearLR(o, 1e-9),
+    "one cycle": lambda o: OneCycleLR(o, [1.0, 10.0], 20),
+}
+
+
+@pytest.mark.parametrize("hold", HELD_LOW.values(), ids=HELD_LOW)
+def test_groups_that_a_scheduler_holds_low_keep_the_ratio_of_their_own_rates(hold, model):
+    optimizer = groups(model, (0.1, 1.0))
+    hold(optimizer)
+    assert sweep(model, optimizer, end_lr=0.1).lrs[:, 1] == pytest.approx(10 * np.geomspace(1e-6, 0.1, 25))
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.1), (-0.1, 0.1), (math.nan, 0.1), (0.1, math.inf)])
 def test_groups_without_ratios_are_refused(rates, model):
     optimizer = groups(model, (0.1, 0.1))
     for group, lr in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = lr
-    with pytest.raises(ValueError, match=re.escape(f"the groups' rates are [{float(rates[0])}")):
+    with pytest.raises(ValueError, match=re.escape(f"the groups' rates are [{rates[0]}")):
         sweep(model, optimizer)
 
 
-@pytest.mark.parametrize("second", ["shared", "number"])
-def test_a_rate_that_is_a_tensor_stays_one_and_is_recorded_as_the_step_saw_it_and_never_written_to(second, model):
+def test_a_rate_that_is_a_tensor_stays_one_and_is_recorded_as_the_step_saw_it_and_never_written_to(model):
     shared = torch.tensor(0.1)  # float32, and perhaps another optimizer's as well
     optimizer, used = groups(model, (0.1, 0.1)), []
-    for group in optimizer.param_groups[: 2 if second == "shared" else 1]:
-        group["lr"] = shared
+    optimizer.param_groups[0]["lr"] = shared
 
     def loss_fn(outputs, targets):
         used.append([float(group["lr"]) for group in optimizer.param_groups])
@@ -125,14 +129,12 @@ def test_a_rate_that_is_a_tensor_stays_one_and_is_recorded_as_the_step_saw_it_an
     test = sweep(model, optimizer, end_lr=0.5, loss_fn=loss_fn)
     assert test.lrs.tolist() == used and all(float(np.float32(rate)) == rate for rate in test.lr)
     assert optimizer.param_groups[0]["lr"] is shared
-    assert (optimizer.param_groups[1]["lr"] is shared) == (second == "shared")
 
 
 def test_batches_are_begun_anew_when_they_end(model):
     expected = sweep(model, sgd(model)).loss.tolist()
     x, y = samples()
-    loader = DataLoader(TensorDataset(x, y), batch_size=10)
-    for data in (pairs() * 5, tuple(pairs()), loader, batches(x, y, 10, shuffle=False), iter((pairs() * 5)[:25])):
+    for data in (DataLoader(TensorDataset(x, y), 10), batches(x, y, 10, shuffle=False), iter((pairs() * 5)[:25])):
         assert sweep(model, sgd(model), data).loss.tolist() == expected
 
 
@@ -191,33 +193,29 @@ def test_a_loss_that_is_not_finite_ends_the_sweep_unless_told_otherwise(value, p
     assert len(sweep(model, sgd(model), stop_when_diverged=False, **given(*losses)).loss) == 25
 
 
-def test_record_survives_json_and_cannot_be_changed(model):
+def test_record_survives_json_and_is_shown(model):
     test = sweep(model, groups(model, (0.1, 0.2)), **given(*[1.0] * 29, math.nan))
     again = RangeTest.from_dict(json.loads(json.dumps(test.to_dict())))
     assert np.array_equal(again.lrs, test.lrs) and np.array_equal(again.loss, test.loss, equal_nan=True)
     assert again.divisor == test.divisor and again.lrs.dtype == again.loss.dtype == np.float64
-    with pytest.raises(ValueError, match="read-only"):
-        test.lrs[0] = 1.0
-    assert test == test and test != again  # by identity: arrays have no truth value
+    for shown in (repr(test), test._repr_html_()):
+        assert all(words in shown for words in ("30", "in 2 groups", "none: the loss stands"))
 
 
-def test_a_bar_is_done_where_divergence_ends_the_sweep_and_closed_after_an_error(monkeypatch, model):
+def test_a_bar_is_done_where_divergence_ends_the_sweep(monkeypatch, model):
     """In a notebook, tqdm leaves a bar that is not done standing in red."""
     closed = bars(monkeypatch, 0.5)
     sweep(model, sgd(model), progress=True, **given(*[1.0] * 15, math.nan, *[1.0] * 9))
     assert closed == [(16, 16)]
-    with pytest.raises(StopIteration):
-        sweep(model, sgd(model), progress=True, train_step=given(*[1.0] * 10)["train_step"])
-    assert closed[1:] == [(10, 25)]
 
 
 # --- misuse -------------------------------------------------------------------------------------------------------
 
 MISUSES = [
-    *(("start_lr", value) for value in (0, -1e-3, math.nan, float("inf"), 10.0, 11.0)),
-    *(("end_lr", value) for value in (0.0, -1, math.nan, float("inf"), 1e-6)),
-    *(("steps", value) for value in (19, 0, 50.0, True, "50", None)),
-    *(("scale", value) for value in ("log", None)),
+    *(("start_lr", value) for value in (0, -1e-3, math.nan, 10.0)),
+    *(("end_lr", value) for value in (-1, math.inf, 1e-6)),
+    *(("steps", value) for value in (19, 50.0)),
+    ("scale", "log"),
 ]
 
 
@@ -231,88 +229,48 @@ def test_numpys_numbers_are_fine(model):
     assert len(sweep(model, sgd(model), steps=np.int64(20), end_lr=np.float32(1)).loss) == 20
 
 
-@pytest.mark.parametrize("empty", [[], iter(()), DataLoader(TensorDataset(*samples()), batch_size=99, drop_last=True)])
-def test_no_batch_is_refused(empty, model):
-    with pytest.raises(ValueError, match="batches is empty"):
-        sweep(model, sgd(model), empty)
+FEW = {
+    "none": ([], "batches is empty"),
+    "none of a full size": (DataLoader(TensorDataset(*samples()), batch_size=99, drop_last=True), "batches is empty"),
+    "used up": (iter(pairs() * 4), "batches ended after 24 and cannot be begun anew"),
+}
 
 
-def test_batches_that_are_used_up_too_early_are_refused(model):
-    with pytest.raises(ValueError, match="batches ended after 24 and cannot be begun anew"):
-        sweep(model, sgd(model), iter(pairs() * 4))
+@pytest.mark.parametrize("data, words", FEW.values(), ids=FEW)
+def test_too_few_batches_are_refused(data, words, model):
+    with pytest.raises(ValueError, match=words):
+        sweep(model, sgd(model), data)
 
 
-@pytest.mark.parametrize("loss", [None, "much", torch.ones(10)], ids=["None", "str", "tensor"])
-def test_a_loss_of_a_train_step_that_is_no_number_is_refused(loss, model):
-    what = r"of shape \[10\]" if isinstance(loss, torch.Tensor) else repr(loss)
+@pytest.mark.parametrize("loss, what", [(None, "None"), ("much", "'much'"), (torch.ones(10), r"of shape \[10\]")])
+def test_a_loss_of_a_train_step_that_is_no_number_is_refused(loss, what, model):
     with pytest.raises(ValueError, match=f"the loss is {what}"):
         sweep(model, sgd(model), train_step=lambda batch: loss)
 
 
-def test_an_error_of_the_device_is_its_own(model):
-    with pytest.raises(RuntimeError, match="meta"):
-        sweep(model, sgd(model), train_step=lambda batch: torch.empty((), device="meta"))
-
-
 # --- what comes after it ------------------------------------------------------------------------------------------
 
-
-def shuffled_batches():
-    return batches(*samples(), 10, seed=3)
-
-
-def loader(**kwargs):
-    torch.manual_seed(3)
-    return DataLoader(TensorDataset(*samples()), **kwargs)
-
-
-def generator():
-    return torch.Generator().manual_seed(3)
-
-
 LOADERS = {
-    "batches": shuffled_batches,
-    "loader": lambda: loader(batch_size=10, shuffle=True, generator=generator()),
-    "global": lambda: loader(batch_size=10, shuffle=True),
-    "sampler": lambda: loader(batch_sampler=BatchSampler(RandomSampler(range(60), generator=generator()), 10, False)),
+    "batches": lambda: batches(*samples(), 10, seed=3),
+    "loader": lambda: DataLoader(
+        TensorDataset(*samples()), 10, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "global": lambda: torch.manual_seed(3) and DataLoader(TensorDataset(*samples()), 10, shuffle=True),
 }
 
 
-@pytest.mark.parametrize("make", [lambda m: sgd(m, momentum=0.9), lambda m: torch.optim.AdamW(m.parameters())])
 @pytest.mark.parametrize("data", LOADERS.values(), ids=LOADERS)
-def test_training_after_a_range_test_is_training_without_one(make, data):
+def test_training_after_a_range_test_is_training_without_one(data):
     def trained(tested):
         model = network(nn.BatchNorm1d(8), nn.Dropout(0.5))
-        optimizer, batches = make(model), data()
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=18)
+        optimizer, batches = torch.optim.AdamW(model.parameters()), data()
+        scheduler = OneCycleLR(optimizer, max_lr=0.1, total_steps=18)
         if tested:
             sweep(model, optimizer, batches)
         history = train(model, optimizer, batches, epochs=3, scheduler=scheduler, scheduler_step="batch")
         return history, [p.tolist() for p in model.state_dict().values()]
 
     assert trained(True) == trained(False)
-
-
-# --- the suggestion -----------------------------------------------------------------------------------------------
-
-
-def test_a_model_whose_parameters_get_no_step_has_none(model):
-    with pytest.raises(NoSuggestion, match="are they the ones that the optimizer has"):
-        sweep(model, sgd(model), pairs(10), **given(*[1.0] * 50)).suggestion()
-
-
-def test_suggestion_on_digits_trains_well():
-    data = lrtut.load_mnist("digits", train_size=1000, device="cpu")
-    model = lrtut.mlp(device="cpu")
-    test = lr_range_test(model, sgd(model), batches(data.x_train, data.y_train, 32), end_lr=100.0)
-
-    def final_loss(rate):
-        model = lrtut.mlp(device="cpu")
-        loss = train(model, sgd(model, lr=rate), data, epochs=2, batch_size=32).loss[-10:]
-        return np.mean(loss) if np.isfinite(loss).all() else math.inf
-
-    at = final_loss(test.suggestion())
-    assert at < 0.5 * final_loss(test.suggestion() * 30) and at < 0.5 * final_loss(test.suggestion() / 100)
 
 
 # --- the figure ---------------------------------------------------------------------------------------------------
@@ -324,24 +282,26 @@ def close_figures():
     plt.close("all")
 
 
-def record(lrs, losses, divisor=3.0):
-    return RangeTest(lrs[: len(losses), None], np.asarray(losses, float), divisor)
-
-
 EVEN, NARROW, WIDE = np.linspace(1e-3, 1, 200), np.geomspace(0.05, 0.5, 200), np.geomspace(1e-6, 10, 200)
+DIP = np.exp(np.linspace(-1.2, 0.8, 200) ** 2)
 
 
-@pytest.mark.parametrize("lrs, scale", [(EVEN, "linear"), (NARROW, "log"), (WIDE, "log")])
-@pytest.mark.parametrize("divisor, part", [(3.0, "a third"), (6.0, "a sixth")])
+def record(lrs, losses, divisor=3.0):
+    return RangeTest(lrs[: len(losses), None], np.array(losses, float), divisor)
+
+
+@pytest.mark.parametrize(
+    "lrs, scale, divisor, part",
+    [(EVEN, "linear", 3.0, "a third"), (NARROW, "log", 6.0, "a sixth"), (WIDE, "log", 6.0, "a sixth")],
+)
 def test_the_figure_shows_the_curve_and_the_suggestion_and_says_why(lrs, scale, divisor, part):
-    test = record(lrs, np.exp(np.linspace(-1.2, 0.8, 200) ** 2), divisor)
+    test = record(lrs, DIP, divisor)
     test.loss[-1] = 1e6  # above what the figure shows
     rate, given_ax = test.suggestion(), plt.subplots()[1]
     ax = test.plot(ax=given_ax)
-    words = " ".join(ax.get_xlabel().split())
     assert ax is given_ax and test.plot() is not ax
-    assert ax.get_xscale() == scale and ax.get_ylabel() == "training loss" and ax.get_title("left")
-    assert words.startswith("learning rate The smoothed loss is lowest at")
+    assert ax.get_xscale() == scale and ax.get_title("left")
+    words = " ".join(ax.get_xlabel().split())
     assert all(part in words for part in (f"{rate:.2g}", f"{rate * divisor:.2g}", part))
     labels = ax.get_legend_handles_labels()[1]
     assert {f"suggestion {rate:.2g}", f"minimum {rate * divisor:.2g}", "smoothed"} <= set(labels)
@@ -351,7 +311,7 @@ def test_the_figure_shows_the_curve_and_the_suggestion_and_says_why(lrs, scale, 
 
 
 def test_readings_are_rows_below_the_curve():
-    test = record(WIDE, np.exp(np.linspace(-1.2, 0.8, 200) ** 2))
+    test = record(WIDE, DIP)
     ax = test.plot(readings={"late": 5, "early": 2e-6}, title="Two readings")
     rows = {text.get_text(): text.xy for text in ax.texts}
     assert ax.get_title("left") == "Two readings" and rows["late 5"][0] == 5 and rows["early 2e-06"][0] == 2e-6
@@ -363,9 +323,7 @@ def test_readings_are_rows_below_the_curve():
             test.plot(readings={"a": wrong})
 
 
-@pytest.mark.parametrize(
-    "losses", [[math.nan], [math.nan] * 50, [2.3] * 10 + [math.nan], [2.3] * 200, np.geomspace(2, 1, 200)], ids=len
-)
+@pytest.mark.parametrize("losses", [[], [math.nan] * 50, [2.3] * 10 + [math.nan], [2.3] * 200], ids=len)
 def test_the_figure_says_why_there_is_no_suggestion(losses):
     test = record(WIDE, losses)
     with pytest.raises(NoSuggestion) as caught:

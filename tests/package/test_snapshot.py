@@ -5,14 +5,14 @@ import copy
 import itertools
 import random
 import signal
-import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from toy import network, pairs, samples, sgd
 
@@ -27,8 +27,9 @@ def take_steps(model, optimizer, n):
         optimizer.step()
 
 
-def sweep(model, optimizer, **kwargs):
-    return lr_range_test(model, optimizer, pairs(), **{"end_lr": 1.0, "steps": 25, "progress": False} | kwargs)
+def sweep(model, optimizer, data=None, **kwargs):
+    options = {"end_lr": 1.0, "steps": 25, "progress": False} | kwargs
+    return lr_range_test(model, optimizer, pairs() if data is None else data, **options)
 
 
 def everything(model, optimizer):
@@ -72,44 +73,34 @@ def differences(before, after):
 # --- all kinds of models and optimizers ---------------------------------------------------------------------------
 
 
-def fresh(*between, make=sgd, change=lambda model: None):
+def trained(*between, make=sgd):
     model = network(*between)
-    change(model)
-    return model, make(model)
-
-
-def trained(*args, **kwargs):
-    model, optimizer = fresh(*args, **kwargs)
+    optimizer = make(model)
     take_steps(model, optimizer, 3)
     return model, optimizer
 
 
-def with_momentum():
-    return trained(make=lambda model: sgd(model, momentum=0.9, weight_decay=0.01))
-
-
-def with_batch_norm():
-    return trained(nn.BatchNorm1d(8))
-
-
 def with_adam():
-    return trained(make=lambda model: torch.optim.Adam(model.parameters(), lr=0.01, amsgrad=True))
+    return trained(nn.BatchNorm1d(8), make=lambda model: torch.optim.Adam(model.parameters(), amsgrad=True))
 
 
-def tied():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 3))
-    model[2].weight = model[0].weight
-    return model, sgd(model, momentum=0.9)
+def half_in_eval_mode():
+    model, optimizer = trained(nn.BatchNorm1d(8), nn.Dropout())
+    model.eval()[2].train()
+    return model, optimizer
 
 
-def several_groups(model):
-    return torch.optim.SGD([{"params": model[0].parameters(), "lr": 0.3}, {"params": model[2].parameters()}], 0.1)
-
-
-def lazy_but_initialised():
-    model = nn.Sequential(nn.LazyBatchNorm1d(), nn.LazyLinear(3))
-    model(samples()[0])
+def frozen():
+    model = network()
+    model[0].requires_grad_(False)
     return model, sgd(model)
+
+
+def scheduled(model):
+    groups = [{"params": model[0].parameters(), "lr": 0.3}, {"params": model[2].parameters()}]
+    optimizer = torch.optim.SGD(groups, 0.1, momentum=0.9)
+    OneCycleLR(optimizer, max_lr=0.5, total_steps=40)
+    return optimizer
 
 
 class Composite(torch.optim.Optimizer):
@@ -130,20 +121,14 @@ class Composite(torch.optim.Optimizer):
 
 
 SETTINGS = {
-    "plain": fresh,
-    "momentum": with_momentum,
-    "batch norm": with_batch_norm,
-    "adam": with_adam,
-    "fresh adamw": lambda: fresh(make=lambda model: torch.optim.AdamW(model.parameters())),
-    "eval mode": lambda: fresh(nn.BatchNorm1d(8), nn.Dropout(), change=nn.Module.eval),
-    "half in eval mode": lambda: fresh(nn.BatchNorm1d(8), nn.Dropout(), change=lambda model: model.eval()[2].train()),
-    "frozen": lambda: fresh(change=lambda model: model[0].requires_grad_(False)),
-    "several groups": lambda: fresh(make=several_groups),
-    "tied": tied,
+    "momentum": lambda: trained(make=lambda model: sgd(model, momentum=0.9, weight_decay=0.01)),
+    "adam and batch norm": with_adam,
+    "fresh adamw": lambda: (model := network(), torch.optim.AdamW(model.parameters())),
+    "half in eval mode": half_in_eval_mode,
+    "frozen": frozen,
+    "scheduled groups": lambda: trained(make=scheduled),
     "not all in the optimizer": lambda: trained(make=lambda model: sgd(model[2])),
-    "lazy but initialised": lazy_but_initialised,
-    "composite optimizer": lambda: fresh(make=Composite),
-    "composite optimizer, trained": lambda: trained(make=Composite),
+    "composite optimizer": lambda: trained(make=Composite),
 }
 
 
@@ -169,17 +154,17 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("setting", [with_momentum, with_batch_norm, with_adam])
 @pytest.mark.parametrize("kind, end", ENDS.values(), ids=ENDS)
 @pytest.mark.parametrize("after", [0, 7])
-def test_everything_is_put_back_after_an_error_or_an_interrupt_too(setting, kind, end, after, ctrl_c):
-    model, optimizer = setting()
+def test_everything_is_put_back_after_an_error_or_an_interrupt_too(kind, end, after, ctrl_c):
+    model, optimizer = with_adam()
     before, calls = everything(model, optimizer), itertools.count()
 
     def loss_fn(outputs, targets):
+        noise = torch.rand(()) + np.random.rand() + random.random()  # noqa: NPY002
         if next(calls) == after:
             end()
-        return F.cross_entropy(outputs, targets) * (1 + torch.rand(()))
+        return F.cross_entropy(outputs, targets) * (1 + noise)
 
     with pytest.raises(kind):
         sweep(model, optimizer, loss_fn=loss_fn)
@@ -202,59 +187,12 @@ def test_ctrl_c_while_putting_back_waits_until_all_is_back(ctrl_c, monkeypatch):
     assert came and differences(before, everything(model, optimizer)) == []
 
 
-@pytest.mark.parametrize("draw", [lambda: torch.rand(5).tolist(), lambda: np.random.rand(5).tolist(), random.random])  # noqa: NPY002
-def test_the_next_random_numbers_are_those_without_a_range_test(draw):
-    def next_numbers(tested):
-        model, optimizer = fresh(nn.Dropout(0.5))
-        torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
-        if tested:
-            sweep(model, optimizer, loss_fn=lambda out, y: F.cross_entropy(out, y) * draw_all())
-        return draw()
-
-    def draw_all():
-        return 1 + torch.rand(()) + np.random.rand() + random.random()  # noqa: NPY002
-
-    assert next_numbers(True) == next_numbers(False)
-
-
-# --- schedulers ---------------------------------------------------------------------------------------------------
-
-SCHEDULERS = {
-    "StepLR": lambda o: StepLR(o, 3, gamma=0.5),
-    "OneCycleLR": lambda o: OneCycleLR(o, max_lr=0.5, total_steps=40),
-    "LambdaLR": lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch)),
-    "ReduceLROnPlateau": lambda o: ReduceLROnPlateau(o, patience=1, factor=0.5),
-}
-
-
-@pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
-@pytest.mark.parametrize("steps", [0, 5])
-def test_a_scheduler_goes_on_as_if_nothing_had_happened(make, steps):
-    def rates(tested):
-        model, optimizer = fresh(make=lambda model: sgd(model, momentum=0.9))
-        scheduler, found = make(optimizer), []
-        for step in range(35):
-            if tested and step == steps:
-                before = everything(model, optimizer)
-                sweep(model, optimizer)
-                assert differences(before, everything(model, optimizer)) == []
-            optimizer.step()
-            scheduler.step(*([1.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
-            found.append({key: value for key, value in optimizer.param_groups[0].items() if key != "params"})
-        return found
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch warns of a scheduler that is stepped too early
-        assert rates(True) == rates(False) and len({group["lr"] for group in rates(True)}) > 2
-
-
 # --- what somebody else's code may do in the block ----------------------------------------------------------------
 
 
 def swap_tensors(model, optimizer):
     model[0].weight = nn.Parameter(torch.zeros(8, 4))
     model[0].register_buffer("extra", torch.zeros(1))
-    model[0].note = "extra"
     model[1].running_var = model[1].running_var + 1
     model.append(nn.ReLU())
     optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0})
@@ -272,7 +210,7 @@ def freeze(model, optimizer):
 
 @pytest.mark.parametrize("change", [swap_tensors, give_tensors_other_data, freeze])
 def test_what_was_swapped_is_swapped_back(change):
-    model, optimizer = trained(nn.BatchNorm1d(8), make=lambda model: torch.optim.Adam(model.parameters()))
+    model, optimizer = with_adam()
     before = everything(model, optimizer)
     with restored(model, optimizer):
         change(model, optimizer)
@@ -280,21 +218,10 @@ def test_what_was_swapped_is_swapped_back(change):
     assert differences(before, everything(model, optimizer)) == []
 
 
-@pytest.mark.parametrize(
-    "name, layer",
-    [("parameter 0.weight", nn.LazyLinear(3)), ("buffer 0.running_mean", nn.LazyBatchNorm1d(affine=False))],
-)
-def test_what_is_lazy_and_has_no_value_is_named(name, layer):
-    model = nn.Sequential(layer, nn.Linear(4, 3))
-    with pytest.raises(ValueError, match=f"{name} has no value yet"):
+def test_what_is_lazy_and_has_no_value_is_named():
+    model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="parameter 0.weight has no value yet"):
         sweep(model, sgd(model))
-
-
-def test_a_parameter_of_the_loss_is_put_back():
-    model, scale = network(), nn.Parameter(torch.ones(()))
-    optimizer = torch.optim.SGD([*model.parameters(), scale], lr=0.1)
-    sweep(model, optimizer, loss_fn=lambda out, y: scale**2 + F.cross_entropy(out, y), end_lr=0.1)
-    assert scale.item() == 1.0 and scale.grad is None
 
 
 # --- what is kept in unusual places -------------------------------------------------------------------------------
@@ -321,53 +248,33 @@ def noted(note, **attributes):
     return model[1]
 
 
-def make_it_part_of_a_graph(buffer):
-    buffer.detach_().mul_(nn.Parameter(torch.ones(())) * 2)
-
-
-def nested(**kwargs):
-    return torch.nested.nested_tensor([torch.ones(3), torch.ones(4)], **kwargs)
-
-
-def double(buffer):
-    buffer.mul_(2)
-
-
-ONE = torch.ones(1)
 BUFFERS = {  # and what a forward pass does to it
-    "sparse": (lambda: torch.eye(4).to_sparse(), double),
-    "sparse, more entries": (lambda: torch.eye(4).to_sparse(), lambda b: b.copy_(torch.ones(4, 4).to_sparse())),
-    "csr": (lambda: torch.eye(4).to_sparse_csr(), double),
-    "bsr": (lambda: torch.eye(4).to_sparse_bsr((2, 2)), double),
-    "jagged": (lambda: nested(layout=torch.jagged), double),
-    "nested": (nested, double),
+    "sparse": (lambda: torch.eye(4).to_sparse(), lambda b: b.mul_(2)),
     "resized": (lambda: torch.full((2, 3), 5.0), lambda b: b.resize_(1000).fill_(1)),
-    "in a graph": (lambda: torch.full((2, 3), 5.0), make_it_part_of_a_graph),
-    "expanded": (lambda: ONE.expand(2), lambda b: None),  # nobody can write it: it is left alone
-    "one row of stride zero": (lambda: torch.arange(3.0).as_strided((1, 3), (0, 1)), double),
+    "expanded": (lambda: torch.ones(1).expand(2), lambda b: None),  # nobody can write it: it is left alone
 }
 
 
-@pytest.mark.filterwarnings("ignore:.* in (beta|prototype) (state|stage):UserWarning")
 @pytest.mark.filterwarnings("ignore:An output with one or more elements was resized:UserWarning")
 @pytest.mark.parametrize("make, change", BUFFERS.values(), ids=BUFFERS)
 def test_a_buffer_of_any_kind_is_put_back(make, change):
-    def plain(buffer):
-        return [t.clone() for t in buffer.unbind()] if buffer.is_nested else [buffer.to_dense().clone()]
-
     buffer = make()
-    expected = plain(buffer)
     held = noted(lambda module: change(module.buffer), buffer=buffer)
-    assert held.buffer is buffer and same(expected, plain(buffer)) and buffer.is_leaf and not buffer.requires_grad
-    assert ONE.tolist() == [1]
+    assert held.buffer is buffer and torch.equal(buffer.to_dense(), make().to_dense())
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bool, torch.complex64], ids=str)
+def test_memory_that_may_only_be_read_is_not_written(dtype, tmp_path):
+    whole = torch.tensor([[0.0, -0.0], [1.0, float("nan")]]).to(dtype)
+    np.save(tmp_path / "table.npy", whole.numpy())
+    table = torch.from_numpy(np.load(tmp_path / "table.npy", mmap_mode="r"))
+    assert noted(lambda module: module.buffer.sum(), buffer=table.T).buffer.shape == (2, 2)  # writing it ends Python
 
 
 HELD = {
     "tensor": (lambda: torch.zeros(3), lambda held: held.add_(1)),
     "list": (lambda: [0], lambda held: held.append(1)),
-    "list that becomes shorter": (lambda: [1, 2, 3], lambda held: held and held.pop()),
-    "empty list": (lambda: [], lambda held: held.append(1)),
-    "dict": (lambda: {"calls": 0}, lambda held: held.update(calls=held["calls"] + 1)),
     "set in a dict": (lambda: {"places": {0}}, lambda held: held["places"].add(1)),
     "deque": (lambda: collections.deque([7, 8], maxlen=2), lambda held: held.append(9)),
     "array": (lambda: np.zeros(2), lambda held: np.add(held, 1, out=held)),
@@ -383,11 +290,10 @@ def test_an_attribute_that_was_changed_in_place_is_put_back(make, change):
     assert noted(lambda module: change(module.held), held=held).held is held and same(make(), held)
 
 
-def test_a_list_that_holds_itself_is_put_back():
-    loop = []
-    loop.append(loop)
-    noted(lambda module: module.loop[0].append(1), loop=loop)
-    assert len(loop) == 1 and loop[0] is loop
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng, np.random.RandomState])
+def test_a_modules_own_random_generator_is_put_back(make):
+    held = noted(lambda module: module.held.uniform(0, 1), held=make(3)).held
+    assert held.uniform(0, 1) == make(3).uniform(0, 1)
 
 
 def test_a_module_in_a_plain_list_is_put_back_with_its_gradients():
@@ -410,14 +316,12 @@ class Stubborn(dict):
 
 
 def test_what_cannot_be_put_back_keeps_nothing_else_from_it():
-    note = Noting(lambda module: module.a.update(x=1) or module.b.update(x=1), a=Stubborn(), b=Stubborn())
-    model = network(nn.BatchNorm1d(8), note)
+    model = network(nn.BatchNorm1d(8), Noting(lambda module: module.a.update(x=1), a=Stubborn()))
     optimizer = sgd(model, momentum=0.9)
     before = everything(model, optimizer)
     with pytest.raises(ArithmeticError, match="I stay"):
         sweep(model, optimizer, loss_fn=lambda out, y: F.cross_entropy(out, y) * (1 + torch.rand(())))
     assert differences(before, everything(model, optimizer)) == []
-    assert noted(lambda module: None, held=Stubborn(x=1)).held == {"x": 1}  # what has not changed is not touched
 
 
 class Rebinding(nn.Module):
@@ -425,7 +329,7 @@ class Rebinding(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
         self.register_buffer("seen", torch.zeros(1))
 
     def forward(self, x):
@@ -433,42 +337,101 @@ class Rebinding(nn.Module):
         return self.layers(x)
 
 
-@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated; a tracer warns of BatchNorm
-@pytest.mark.parametrize("mode", [False, True])
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_a_torchscript_model_is_put_back(how, mode):
-    torch.manual_seed(0)
-    script = how == "script"
-    model = torch.jit.script(Rebinding()) if script else torch.jit.trace(network(nn.BatchNorm1d(8)), samples()[0])
-    model.train(mode)
-    if script:
-        dict(model.named_modules())["layers.1"].eval()
-    optimizer = sgd(model, momentum=0.9)
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_a_torchscript_model_is_put_back():
+    model = torch.jit.script(Rebinding()).eval()
+    before = copy.deepcopy(model.state_dict())
+    sweep(model, sgd(model))
+    assert same(before, model.state_dict()) and not any(module.training for module in model.modules())
 
-    def record():  # TorchScript hands out a new object for a tensor each time
-        tensors = dict([*model.named_parameters(), *model.named_buffers()])
-        found = everything(model, optimizer)
-        return found | {"places": {name: t.data_ptr() for name, t in tensors.items()}, "random": None}
 
-    before, inside = record(), []
-    sweep(model, optimizer, loss_fn=lambda out, y: inside.append(record()) or F.cross_entropy(out, y))
-    assert "values" in differences(before, inside[-1]) and differences(before, record()) == []
+# --- hooks, losses, and what is named -----------------------------------------------------------------------------
+
+
+class Average:
+    """Of the weights, kept by hand."""
+
+    def __init__(self, model):
+        self.model, self.updates = model, 0
+        self.shadow = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def update(self, *_):
+        self.updates += 1
+        for name, p in self.model.named_parameters():
+            self.shadow[name] = self.shadow[name] * 0.9 + p.detach() * 0.1
+
+    __call__ = update
+
+
+HOOKS = {
+    "method": lambda average, model, o: o.register_step_post_hook(average.update),
+    "object": lambda average, model, o: o.register_step_post_hook(average),
+    "closure": lambda average, model, o: o.register_step_pre_hook(lambda *_: average.update()),
+    "partial": lambda average, model, o: model[0].register_forward_hook(partial(Average.update, average)),
+    "tensor": lambda average, model, o: model[0].weight.register_hook(lambda grad: average.update()),
+}
+
+
+@pytest.mark.parametrize("attach", HOOKS.values(), ids=HOOKS)
+def test_what_a_hook_keeps_is_put_back(attach):
+    average, optimizer = Average(model := network()), sgd(model)
+    attach(average, model, optimizer)
+    before = copy.deepcopy(average.shadow)
+    sweep(model, optimizer)
+    assert average.updates == 0 and same(before, average.shadow)
+
+
+class Drifting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(()))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs, targets):
+        self.centre += 1
+        return F.cross_entropy(outputs * self.scale, targets)
+
+
+WAYS = [lambda d: d, lambda d: d.forward, lambda d: partial(d), lambda d: lambda out, y: d(out, y)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_the_loss_holds_is_put_back_and_what_it_logs_is_kept(way):
+    model, drifting, log = network(), Drifting(), []
+    loss_fn, optimizer = way(drifting), torch.optim.SGD([*model.parameters(), drifting.scale], lr=0.1)
+    sweep(model, optimizer, loss_fn=lambda out, y: log.append(1) or loss_fn(out, y))
+    assert drifting.centre == 0 and drifting.scale == 1 and drifting.scale.grad is None and len(log) == 25
+
+
+def test_restore_names_what_cannot_be_found():
+    average, optimizer = Average(model := network()), sgd(model)
+    scheduler, scaler = LinearLR(optimizer), torch.amp.GradScaler("cpu", init_scale=8.0)
+
+    def step(batch):
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+        scaler.scale(loss).backward(), optimizer.step(), scheduler.step(), average.update(), scaler.update(2.0)
+        return loss
+
+    sweep(model, optimizer, train_step=step, restore=[average, scheduler, scaler])
+    assert (average.updates, scheduler.last_epoch, scaler.get_scale()) == (0, 0, 8.0)
+    with pytest.raises(ValueError, match="restore holds 3, which has nothing to put back"):
+        sweep(model, optimizer, restore=[3])
 
 
 # --- loaders ------------------------------------------------------------------------------------------------------
 
 
 class Augmented(Dataset):
-    """Draws from generators of its own."""
+    """Draws from a generator of its own."""
 
     def __init__(self):
-        self.generator, self.noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+        self.noise = torch.Generator().manual_seed(2)
 
     def __len__(self):
         return 40
 
     def __getitem__(self, i):
-        return torch.randn(4, generator=self.generator) + torch.randn(4, generator=self.noise), i % 3
+        return torch.randn(4, generator=self.noise), i % 3
 
 
 def augmented():
@@ -476,20 +439,38 @@ def augmented():
 
 
 def with_workers_that_stay():
-    x, y = samples(40)
-    return DataLoader(TensorDataset(x, y), 10, shuffle=True, num_workers=1, persistent_workers=True)
+    return DataLoader(TensorDataset(*samples(40)), 10, shuffle=True, num_workers=1, persistent_workers=True)
 
 
-@pytest.mark.parametrize("make, passes", [(augmented, 0), (with_workers_that_stay, 0), (with_workers_that_stay, 1)])
-def test_a_loader_yields_what_it_yields_without_a_range_test(make, passes):
+@pytest.mark.parametrize("make", [augmented, with_workers_that_stay])
+def test_a_loader_yields_what_it_yields_without_a_range_test(make):
     def next_batches(tested):
         torch.manual_seed(1)
         model, loader = network(), make()
-        for _ in range(passes):
-            list(loader)
         torch.manual_seed(2)
         if tested:
-            lr_range_test(model, sgd(model), loader, steps=20, progress=False)
+            sweep(model, sgd(model), loader)
         return torch.cat([x for x, _ in loader])
 
     assert torch.equal(next_batches(True), next_batches(False))
+
+
+class Counting:
+    """A sampler that counts its passes, as those that shuffle by epoch do."""
+
+    def __init__(self):
+        self.passes, self.seen = 0, {"orders": []}
+
+    def __iter__(self):
+        self.passes += 1
+        self.seen["orders"].append(self.passes)
+        return iter(range(60))
+
+    def __len__(self):
+        return 60
+
+
+def test_a_samplers_counter_is_put_back():
+    model, counting = network(), Counting()
+    sweep(model, sgd(model), DataLoader(TensorDataset(*samples()), 10, sampler=counting))
+    assert counting.passes == 0 and counting.seen == {"orders": []}

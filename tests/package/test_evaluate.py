@@ -1,0 +1,82 @@
+"""`evaluate` is the mean over what the loss counts, whatever the batches, and the accuracy where there are classes."""
+
+import copy
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from toy import network, pairs, samples, sgd
+
+from lrtut import evaluate, train
+
+NAMED = torch.arange(6) % 3
+PIXELS = torch.arange(16).view(4, 2, 2) % 3
+FOUR = torch.zeros(4).long()
+
+
+def flat(outputs, targets):
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def of_one_logit(outputs, targets):
+    return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets.float())
+
+
+KINDS = {  # outputs, targets, loss, accuracy
+    "classes": (torch.eye(3).repeat(2, 1), NAMED, F.cross_entropy, 1),
+    "per token, classes last": (torch.eye(3).repeat(4, 2, 1), NAMED.repeat(4, 1), flat, 1),
+    "per pixel": (F.one_hot(PIXELS, 3).movedim(-1, 1).float(), PIXELS, F.cross_entropy, 1),
+    "ignored": (torch.eye(3).repeat(2, 1), NAMED, nn.CrossEntropyLoss(ignore_index=0), 1),
+    "weighted": (torch.eye(3).repeat(2, 1), NAMED, nn.CrossEntropyLoss(torch.tensor([1.0, 2, 3])), 1),
+    "one logit": (torch.tensor([[-1.0], [2], [3], [-4]]), torch.tensor([0, 1, 0, 0]), of_one_logit, 0.75),
+    "one probability": (torch.tensor([0.2, 0.9, 0.4, 0.3]), torch.tensor([0.0, 1, 1, 0]), nn.BCELoss(), 0.75),
+    "labels": (torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[1.0, 0], [0, 1]]), nn.BCEWithLogitsLoss(), 0.75),
+    "numbers": (torch.zeros(4, 1), torch.ones(4, 1), F.mse_loss, None),
+}
+
+
+@pytest.mark.parametrize("outputs, targets, loss_fn, accuracy", KINDS.values(), ids=KINDS)
+def test_loss_and_accuracy_count_targets(outputs, targets, loss_fn, accuracy):
+    loss, found = evaluate(nn.Identity(), [(outputs[:1], targets[:1]), (outputs[1:], targets[1:])], loss_fn)
+    assert loss == pytest.approx(loss_fn(outputs, targets).item(), rel=1e-5, nan_ok=False)
+    assert found == accuracy
+
+
+@pytest.mark.parametrize(
+    "loss_fn", [nn.CrossEntropyLoss(reduction="sum"), functools.partial(F.cross_entropy, reduction="sum")]
+)
+def test_a_sum_is_shared_among_the_samples(loss_fn):
+    loss, _ = evaluate(nn.Identity(), [(torch.zeros(4, 2), FOUR)] * 2, loss_fn)
+    assert loss == pytest.approx(0.6931472)
+
+
+def test_half_precision_adds_up_in_double():
+    outputs, targets = torch.randn(640, 2).bfloat16(), torch.arange(640) % 2
+    loss, _ = evaluate(nn.Identity(), list(zip(outputs.split(1), targets.split(1), strict=True)))
+    assert loss == pytest.approx(F.cross_entropy(outputs.double(), targets).item(), rel=0.01)
+
+
+def test_a_model_may_return_an_object_with_logits():
+    class Model(nn.Linear):
+        def forward(self, x):
+            return SimpleNamespace(logits=super().forward(x))
+
+    model, (x, y) = Model(4, 3), samples()
+    history = train(model, sgd(model), pairs(), epochs=1, val=pairs())
+    assert history.val_accuracy[0] == pytest.approx((model(x).logits.argmax(1) == y).float().mean().item())
+
+
+def test_evaluate_changes_nothing():
+    model = network(nn.Dropout(0.5), nn.BatchNorm1d(8))
+    model[2].eval()
+    modes = [m.training for m in model.modules()]
+    before = copy.deepcopy(model.state_dict())
+    assert evaluate(model, [samples()]) == evaluate(model, [samples()])  # dropout is off
+    with pytest.raises(ValueError, match="no batch"):
+        evaluate(model, [])
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
