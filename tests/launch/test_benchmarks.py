@@ -19,6 +19,9 @@ def test_lesson_05_quotes_the_peak_of_one_cycle_as_it_was_measured():
     table = page.split("<!-- one_cycle -->")[1].split("<!-- /one_cycle -->")[0]
     rows = {row[0]: row[1:] for row in re.findall(r"\| ([\d.]+)" + r" \| ([\d.]+)" * 4, table)}
     (path,) = (ROOT / "notebooks").glob("05_*.ipynb")
-    prose = " ".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
-    (quoted,) = re.findall(r"the mean regret was [^.]*(?:\.\d[^.]*)+", prose)
-    assert re.findall(r"0\.\d\d", quoted) == [f"{float(n):.2f}" for n in (*rows["1.0"][:2], *rows["3.3"])]
+    prose = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    quoted = re.findall(r"\| ([\d.]+) × .*?\| ([\d.]+), ([\d.]+) \| ([\d.]+), ([\d.]+) \|", prose)
+    assert len(quoted) == 5
+    for factor, *numbers in quoted:
+        measured = [float(n) for n in rows[factor if "." in factor else f"{factor}.0"]]
+        assert [float(n) for n in numbers] == measured, factor
