@@ -1,4 +1,4 @@
-"""Right answers to the exercises pass every test, hidden ones included; wrong ones fail with a sentence that helps."""
+"""Right answers to the exercises pass every test, hidden ones included; wrong ones fail a visible one, with a reason."""
 
 import shutil
 import traceback
@@ -21,12 +21,12 @@ def read(kind, name):
     return nbformat.read(EXERCISES / kind / name / f"{name}.ipynb", 4)
 
 
-def errors(name, answers):
+def errors(name, answers, hidden):
     """{task: its tests' errors} with these answers, {task: code}, in the source notebook; other tasks are left alone."""
     stubs = {cell.id: cell.source for cell in read("release", name).cells}
     names, found = {"__name__": "__main__"}, {task: [] for task in ANSWERS[name]}
     for cell in read("source", name).cells:
-        if cell.cell_type != "code":
+        if cell.cell_type != "code" or (cell.id.endswith("-hidden") and not hidden):
             continue
         task = cell.id.split("-")[0]
         answered = cell.id.endswith("-answer")
@@ -57,7 +57,8 @@ def test_right_answers_pass_and_wrong_ones_fail_with_a_reason(name):
     submissions = [{}, forgetful(source), *compositions(name, source)]
     faults = []
     for answers in submissions:
-        found = errors(name, {task: code for task, (_, code, _) in answers.items()})
+        all_right = all(right for _, _, right in answers.values())  # a learner alone never sees the hidden tests
+        found = errors(name, {task: code for task, (_, code, _) in answers.items()}, hidden=all_right)
         for task, raised in found.items():
             answer, _, right = answers.get(task, ("no answer", "", False))
             if right == bool(raised):
