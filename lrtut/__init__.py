@@ -4,13 +4,15 @@ from lrtut import claims, explore
 from lrtut.alttext import alt_text
 from lrtut.catalogue import CATALOGUE
 from lrtut.data import Digits, batches, load_mnist, normalise
+from lrtut.evaluation import evaluate
 from lrtut.figure import subplots
 from lrtut.finder import NoSuggestion, RangeTest, lr_range_test
 from lrtut.models import mlp, small_cnn
-from lrtut.plotting import lr_colors, plot_images, plot_loss, plot_lr, plot_paths, plot_sweep
+from lrtut.pictures import plot_images
+from lrtut.plotting import lr_colors, plot_loss, plot_lr, plot_paths, plot_sweep
 from lrtut.schedules import preview
 from lrtut.sweep import Run, sweep
-from lrtut.training import History, evaluate, train
+from lrtut.training import History, train
 from lrtut.version import VersionError, __version__, require
 
 # fmt: off

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.transforms import Transform
 
-from lrtut.misuse import short
+from lrtut.misuse import check_kind
 
 _MOST_SERIES = 16
 
@@ -29,8 +29,7 @@ def alt_text(figure: Figure) -> str:
     >>> print(lrtut.alt_text(ax.figure))
     Chart, x axis: step, 0 to 60; y axis: training loss, 0.1 to 2.3, log scale. ...
     """
-    if not isinstance(figure, FigureBase):
-        raise TypeError(f"figure is {short(figure)}: give a figure, such as ax.figure.")
+    check_kind("figure", figure, FigureBase, "give a figure, such as ax.figure")
     title = figure.get_suptitle()
     return " ".join(filter(None, [title and f"{title}.", *panel_texts(figure)])) or "Empty figure."
 

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lrtut.misuse import check_whole
+from lrtut.misuse import check_kind, check_whole, short
 
 DIGITS = "digits"
 """The value of `LRTUT_DATA` (or of `root`) that asks for scikit-learn's digits."""
@@ -102,13 +103,16 @@ def load_mnist(
         DataError: (a ValueError) a folder that does not exist, a file that is missing, truncated or corrupt.
         ValueError: `train_size` below 1, or above the number of training images in MNIST.
     """
+    check_kind("root", root, str | os.PathLike | None, "give the folder that holds MNIST/raw/, or 'digits'")
+    check_whole("seed", seed, least=-math.inf)
     if train_size is not None:
         check_whole("train_size", train_size)
+    device = default_device(device)
     source, origin = find_data(root)
     name = DIGITS if source == DIGITS else "MNIST"
     x, y, x_test, y_test = _read_digits() if name == DIGITS else _read_mnist(Path(source))
 
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(x), generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
     val, train = order[: _VALIDATION[name]], order[_VALIDATION[name] :]
     note = ""
     if train_size is not None and train_size > len(train):
@@ -120,7 +124,6 @@ def load_mnist(
         note = f" (asked for {train_size:,}; there are no more)"
     train = train[:train_size]
 
-    device = default_device(device)
     parts = (x[train], y[train], x[val], y[val], x_test, y_test)
     data = Digits(*(t.to(device) for t in parts), name=name)
     print(f"{data}{note}, from {origin}.")
@@ -130,7 +133,10 @@ def load_mnist(
 def default_device(device: torch.device | str | None = None) -> torch.device:
     """`device` as a `torch.device`; None means CUDA where there is one, else the CPU."""
     if device is not None:
-        return torch.device(device)
+        try:
+            return torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device is {short(device)}: give 'cpu', 'cuda', a torch.device, or None.") from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -138,8 +144,11 @@ class Batches:
     """Batches of normalised floats; see `batches()`. Each pass draws a new order; the seed fixes them all."""
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool):
+        for name, part in {"x": x, "y": y}.items():
+            check_kind(name, part, Tensor, "give a tensor, as in torch.as_tensor(array)")
+        check_whole("seed", seed, least=-math.inf)
         if len(x) != len(y):
-            raise ValueError(f"{len(x)} inputs but {len(y)} targets: give one target for each input.")
+            raise ValueError(f"x and y differ: {len(x)} inputs but {len(y)} targets: give one target for each input.")
         check_whole("batch_size", batch_size)
         self.x, self.y = x, y
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
@@ -190,6 +199,7 @@ def normalise(x: Tensor) -> Tensor:
     >>> x = lrtut.normalise(data.x_test)
     >>> print(x.dtype, x.mean())  # torch.float32, about 0
     """
+    check_kind("x", x, Tensor, "give a tensor of images")
     if x.dtype != torch.uint8:
         return x
     # One pass over x: (x/255 - mean)/std.

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from lrtut.alttext import alt_text, panel_texts
-from lrtut.misuse import check_whole, short
+from lrtut.misuse import check_kind, check_whole
 
 _LEAST_WIDTH = 320  # pixels: a phone's
 _LEGEND_WIDTH = 18  # characters; a longer name takes several lines
@@ -121,8 +121,7 @@ def subplots(nrows: int = 1, ncols: int = 1, **kwargs) -> tuple[CourseFigure, An
 
 def axes_or_new(ax: Axes | None, **kwargs) -> Axes:
     """`ax`, or the Axes of a new figure (`subplots`) for None. Raises TypeError for anything else."""
-    if not isinstance(ax, Axes | None):
-        raise TypeError(f"ax is {short(ax)}: give one panel, such as axes[0], or None for a new figure.")
+    check_kind("ax", ax, Axes | None, "give one panel, such as axes[0], or None for a new figure")
     return ax if ax is not None else subplots(**kwargs)[1]
 
 

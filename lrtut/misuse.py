@@ -10,6 +10,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,17 @@ IGNORED = -100  # the target that torch's losses leave out by default
 # --- arguments ----------------------------------------------------------------------------------------------------
 
 
-def check_whole(name: str, value: int, least: int = 1) -> None:
+def check_kind(name: str, value: Any, kinds: Any, way_out: str) -> None:
+    """Raise TypeError unless `value` is one of the types `kinds`."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name} is {short(value)}: {way_out}.")
+
+
+def check_whole(name: str, value: int, least: float = 1) -> None:
     """Raise ValueError unless `value` is a whole number of at least `least`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}: give a whole number of at least {least}.")
+        from_there = f" of at least {least}" if least > -math.inf else ""
+        raise ValueError(f"{name}={value!r}: give a whole number{from_there}.")
 
 
 def check_rate(name: str, value: Any) -> None:
@@ -76,7 +84,9 @@ def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: i
 
 
 def current_rates(optimizer: Optimizer) -> list[float]:
-    """Each group's rate. Raises ValueError where a group has none."""
+    """Each group's rate. Raises ValueError where a group has none, or where this is no optimizer."""
+    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, type):
+        raise ValueError(f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer.")
     try:
         return [float(group["lr"]) for group in optimizer.param_groups]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -147,12 +157,10 @@ def check_state(value: Any, kept: tuple[type, ...]) -> None:
         )
 
 
-def check_parts(model: Any, optimizer: Any, functions: dict[str, Any], **loaders: Any) -> None:
+def check_parts(model: Any, functions: dict[str, Any], **loaders: Any) -> None:
     """Raise ValueError where an argument of a training is not of its kind. `loaders`: the batches, by argument."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is of type {type(model).__name__}: give a torch.nn.Module.")
-    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, type):
-        raise ValueError(f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer.")
     for name, batches in loaders.items():
         what = type(batches).__name__
         iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
@@ -186,17 +194,6 @@ def check_context(device: torch.device) -> None:
         raise ValueError(
             "called within torch.autocast(), which keeps copies of the weights until it is left: call it outside, and "
             "for mixed precision give a train_step that enters autocast for the forward pass."
-        )
-
-
-def check_batch(batch: Any, way_out: str) -> None:
-    """Raise ValueError where a batch unpacks as a pair but is not one: a tensor, a dict, one sample of a dataset."""
-    if isinstance(batch, Tensor | dict):
-        explain_batch(batch, TypeError(f"{type(batch).__name__}"), way_out)
-    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor) and batch[1].ndim == 0:
-        raise ValueError(
-            "a batch's targets are a single number, as of one sample: give batches (DataLoader(…, batch_size=…)), or "
-            f"{way_out}."
         )
 
 
@@ -250,7 +247,7 @@ def check_scheduler(
         left = scheduler.total_steps - scheduler.last_epoch
         wanted = epochs * steps if unit == "batch" else epochs
         if left != wanted:
-            forgotten = unit == "epoch" and left == epochs * steps
+            forgotten = unit == "epoch" and steps and left == epochs * steps
             way_out = "scheduler_step='batch'" if forgotten else f"OneCycleLR(..., total_steps={wanted})"
             raise ValueError(
                 f"OneCycleLR has {left} steps left, but will be stepped {wanted} times, once a {unit}: use {way_out}."
@@ -296,8 +293,7 @@ def check_reusable(epochs: int, **loaders: Any) -> None:
 
 def check_mapping(name: str, value: Any) -> None:
     """Raise TypeError unless `value` is a mapping."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is {short(value)}: give a dict from rate or name to curve, as in {{0.1: curve}}.")
+    check_kind(name, value, Mapping, "give a dict from rate or name to curve, as in {0.1: curve}")
 
 
 def short(value: Any) -> str:
@@ -306,12 +302,12 @@ def short(value: Any) -> str:
     return shown if len(shown) <= 60 else f"a {type(value).__name__}, {shown[:40]}…"
 
 
-def explain_batch(batch: Any, error: Exception, way_out: str) -> None:
-    """Raise ValueError from `error`: the batch is not a pair of tensors."""
+def not_a_pair(batch: Any, way_out: str) -> ValueError:
+    """The error for a batch that is not a pair of tensors."""
     what = type(batch).__name__
     if isinstance(batch, tuple | list):
         what += f" ({', '.join(type(part).__name__ for part in batch[:5])})"
-    raise ValueError(f"a batch is a {what}, not a pair of tensors (inputs, targets): {way_out}.") from error
+    return ValueError(f"a batch is a {what}, not a pair of tensors (inputs, targets): {way_out}.")
 
 
 # --- a step of training -------------------------------------------------------------------------------------------
@@ -381,9 +377,10 @@ def check_gradient(loss: Tensor) -> None:
         )
 
 
-def explain_loss(loss: Any, error: Exception) -> None:
-    """Raise ValueError from `error` where what a train_step returned is not one number."""
-    if isinstance(loss, Tensor) and loss.numel() == 1:
-        return  # the device's own error
-    what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-    raise ValueError(f"the loss is {what}: a range test needs one number a step (a mean, a sum).") from error
+def check_step_loss(loss: Any) -> Any:
+    """What a train_step returned. Raise ValueError unless it is one number, in a tensor or bare."""
+    one = loss.numel() == 1 if isinstance(loss, Tensor) else isinstance(loss, Real | np.ndarray) and np.size(loss) == 1
+    if not one:
+        what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else short(loss)
+        raise ValueError(f"the loss that train_step returned is {what}: return one number (a mean, a sum).")
+    return loss

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lrtut.data import default_device
+from lrtut.misuse import check_whole
 
 
 def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | None = None) -> nn.Sequential:
@@ -26,6 +27,7 @@ def small_cnn(seed: int = 0, *, hidden: int = 96, device: torch.device | str | N
         hidden: width of the hidden layer.
         device: None means CUDA where there is one, else the CPU.
     """
+    check_whole("hidden", hidden)
     model = nn.Sequential(
         _bare(nn.Conv2d, 1, 16, 3, stride=2, padding=1),  # 28 × 28 → 14 × 14
         nn.ReLU(),
@@ -49,6 +51,7 @@ def mlp(seed: int = 0, *, hidden: int = 128, device: torch.device | str | None =
 
     The arguments are those of `small_cnn`.
     """
+    check_whole("hidden", hidden)
     model = nn.Sequential(
         nn.Flatten(),
         _bare(nn.Linear, 28 * 28, hidden),
@@ -65,7 +68,8 @@ def _bare(layer: type[nn.Module], *args, **kwargs) -> nn.Module:
 
 def _initialise(model: nn.Module, seed: int) -> nn.Module:
     """What `nn.Linear` and `nn.Conv2d` do by default, U(±1/√fan_in) for weight and bias, from a generator."""
-    generator = torch.Generator().manual_seed(seed)
+    check_whole("seed", seed, least=-math.inf)
+    generator = torch.Generator("cpu").manual_seed(seed)
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -18,7 +18,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import ConnectionPatch
 
 from lrtut.figure import axes_or_new, finish, styled
@@ -85,7 +84,7 @@ def plot_paths(
     """
     check_mapping("paths", paths)
     paths = {key: numbers(f"paths[{key!r}]", path, "give a number for each step") for key, path in paths.items()}
-    colors, labels = _colors(paths), {key: _label(key) for key in paths}
+    colors, labels = _colors(paths), {key: label_of(key) for key in paths}
     marked = _marked(guess, labels)
     ax = axes_or_new(ax)
     for i, (key, color) in enumerate(colors.items()):
@@ -127,7 +126,7 @@ def plot_loss(
     check_whole("window", window)
     check_choice("yscale", yscale, ("log", "linear", "symlog"))
     runs = _histories(histories)
-    colors, labels = _colors(runs), {key: _label(key) for key in runs}
+    colors, labels = _colors(runs), {key: label_of(key) for key in runs}
     marked = _marked(guess, labels)
     ax = axes_or_new(ax)
     for i, (key, color) in enumerate(colors.items()):
@@ -185,7 +184,7 @@ def plot_lr(
         if not groups.size:
             raise ValueError(f"no learning rate{f' of {key!r}' if key != '' else ''}: give at least one step.")
         for g, column in enumerate(groups):
-            one, name = ((key, g), f"{_label(key)} group {g}") if len(groups) > 1 else (key, _label(key))
+            one, name = ((key, g), f"{label_of(key)} group {g}") if len(groups) > 1 else (key, label_of(key))
             curves[one], labels[one] = column, name.strip()
     colors, marked = _colors(curves), _marked(guess, labels)
     ax = axes_or_new(ax)
@@ -252,11 +251,11 @@ def plot_sweep(
     losses: dict[Any, list[float]] = {}
     for run in sorted(runs, key=lambda run: run.lr) if rates else runs:
         loss = final_loss(run.result) if run.error is None else math.nan
-        losses.setdefault(run.lr if rates else _label(run.lr), []).append(loss)
+        losses.setdefault(run.lr if rates else label_of(run.lr), []).append(loss)
     colors = _colors(losses)
-    if guess is not None and not (_is_rate(guess) if rates else (guess := _label(guess)) in losses):
+    if guess is not None and not (_is_rate(guess) if rates else (guess := label_of(guess)) in losses):
         what = "a learning rate above zero, such as" if rates else "one of"
-        raise ValueError(f"guess={guess!r}: give {what} {', '.join(map(_label, losses))}.")
+        raise ValueError(f"guess={guess!r}: give {what} {', '.join(map(label_of, losses))}.")
     ax = axes_or_new(ax)
     _draw_median(ax, losses, joined=rates)
     finite = {lr: found for lr, values in losses.items() if (found := [v for v in values if math.isfinite(v)])}
@@ -264,7 +263,7 @@ def plot_sweep(
         least, most = ([f(values) for values in finite.values()] for f in (min, max))
         ax.fill_between(list(finite), least, most, color=_GREY, alpha=0.2, lw=0, label="range over seeds")
     for lr, values in finite.items():
-        style = {"color": colors[lr], "marker": "o", "ls": "none", "label": f"_runs at {_label(lr)}"}
+        style = {"color": colors[lr], "marker": "o", "ls": "none", "label": f"_runs at {label_of(lr)}"}
         ax.plot([lr] * len(values), values, **style)
     lost = {lr: count for lr, values in losses.items() if (count := len(values) - len(finite.get(lr, [])))}
     if lost:
@@ -282,71 +281,6 @@ def plot_sweep(
     kinds = {bool(run.result.val_loss) for run in runs if isinstance(run.result, History) and not run.result.diverged}
     what = {(True,): "validation ", (False,): "training "}.get(tuple(kinds), "")
     return finish(ax, "learning rate" if rates else "", ylabel or f"final {what}loss", title)
-
-
-@styled
-def plot_images(
-    x: torch.Tensor, y: torch.Tensor | Sequence | None = None, *, columns: int = 10, ax: Axes = None
-) -> Axes:
-    """Draw images `[N, 1, H, W]`, or in colour `[N, 3, H, W]` (RGB), in one grid, with their labels above them.
-
-    >>> data = lrtut.load_mnist()
-    >>> ax = lrtut.plot_images(data.x_train[:20], data.y_train[:20])
-    >>> ax.set_title("Twenty digits")
-
-    Args:
-        x: uint8 or floats. Colours as floats are 0 to 1; where some lie outside, they are scaled to lie within.
-        y: a label for each image: numbers or words.
-        columns: images in a row.
-
-    Raises:
-        ValueError: `x` has another layout, `y` not one label for each image.
-        TypeError: `x` is not a tensor.
-    """
-    check_whole("columns", columns)
-    images, labels = _pictures(x), [""] * len(x) if y is None else _labels(y, len(x))
-    ax = axes_or_new(ax, figsize=(8, 8 * math.ceil(len(x) / columns) / columns * 1.25))
-    n, height, width, *channels = images.shape
-    rows, top = math.ceil(n / columns), 8  # pixels above an image, for its label
-    blank = 0 if channels else images.min()  # in colour, transparent
-    grid = np.full((rows * (height + top), columns * width, *channels), blank, dtype=images.dtype)
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        row, column = divmod(i, columns)
-        grid[row * (height + top) + top : (row + 1) * (height + top), column * width : (column + 1) * width] = image
-        ax.text((column + 0.5) * width, row * (height + top) + top / 2, label, ha="center", va="center")
-    ink = LinearSegmentedColormap.from_list("ink", [(0.48, 0.48, 0.48, 0), (0.48, 0.48, 0.48, 1)])
-    ax.imshow(grid, cmap=ink, interpolation="nearest")
-    ax.set_axis_off()
-    labelled = "" if y is None else f", labelled {', '.join(labels)}"
-    ax.set_label(f"{n} {'colour ' if channels else ''}images of {height} × {width} pixels{labelled}")
-    return ax
-
-
-def _pictures(x: Any) -> np.ndarray:
-    """`[N, H, W]`, or in colour `[N, H, W, 4]`, 0 to 1."""
-    if not isinstance(x, torch.Tensor | np.ndarray):
-        raise TypeError(f"x is {short(x)}: give a tensor of images, [N, 1, H, W] or [N, 3, H, W].")
-    x = torch.as_tensor(x).detach().cpu()
-    if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or x.is_complex():
-        raise ValueError(
-            f"x is of shape {list(x.shape)} and type {x.dtype}: give images [N, 1, H, W], or [N, 3, H, W] in "
-            "colour. If the channels come last, x.permute(0, 3, 1, 2); of one image, x.unsqueeze(0); without channels, "
-            "x.unsqueeze(1)."
-        )
-    values = (x if x.dtype == torch.uint8 else x.float()).numpy()
-    if x.shape[1] == 1:
-        return values[:, 0]
-    low, high = (0, 255) if x.dtype == torch.uint8 else (min(0, values.min()), max(1, values.max()))
-    colours = np.moveaxis((values - low) / np.float32(high - low), 1, -1)
-    return np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
-
-
-def _labels(y: Any, n: int) -> list[str]:
-    """A word for each of `n` images."""
-    labels = y.tolist() if isinstance(y, torch.Tensor | np.ndarray) and y.ndim == 1 else y
-    if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Sequence) or len(labels) != n:
-        raise ValueError(f"y is {short(y)}: give a label for each of the {n} images, or None.")
-    return [_label(label.item() if isinstance(label, torch.Tensor) else label) for label in labels]
 
 
 def _histories(histories: Any) -> dict[Any, list[History]]:
@@ -429,7 +363,7 @@ def _marked(guess: Any, labels: Mapping[Any, str]) -> Any:
     """The key of the curve that `guess` names; None for no guess, and for a number beside them all."""
     named = {key: label for key, label in labels.items() if label}
     found = [guess] if isinstance(guess, Hashable) and guess in named else []
-    found = found or [key for key in named if named[key] == _label(guess)]
+    found = found or [key for key in named if named[key] == label_of(guess)]
     if found or guess is None:
         return found[0] if found else None
     if not (isinstance(guess, Real) and math.isfinite(guess)):
@@ -445,10 +379,10 @@ def _named(label: str, guessed: bool) -> dict[str, Any]:
 def _line_at(ax: Axes, guess: Any, marked: Any) -> None:
     """The guess as a vertical line, unless it is a curve."""
     if guess is not None and marked is None:
-        ax.axvline(guess, color=_GREY, ls=":", lw=2.5, label=f"your guess: {_label(guess)}")
+        ax.axvline(guess, color=_GREY, ls=":", lw=2.5, label=f"your guess: {label_of(guess)}")
 
 
-def _label(key: Any) -> str:
+def label_of(key: Any) -> str:
     return f"{key:g}" if isinstance(key, Real) else str(key)
 
 

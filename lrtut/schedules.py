@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lrtut.misuse import check_owner, check_rates, check_steps, check_whole, current_rates, innermost, numbers, short
-from lrtut.training import History, _stepping
+from lrtut.training import History, stepping
 
 
 def constant(step: int, *, factor: float = 1.0) -> float:
@@ -123,7 +123,7 @@ def preview(
     check_owner(scheduler, optimizer, "the optimizer that make_scheduler is given")
     plateau = isinstance(innermost(scheduler, "scheduler"), ReduceLROnPlateau)
     metrics = _metrics(metric, steps) if plateau else [math.nan] * steps
-    advance, table = _stepping(scheduler), []
+    advance, table = stepping(scheduler), []
     for step, value in enumerate(metrics, start=1):
         table.append(current_rates(optimizer))
         optimizer.step()  # moves nothing without gradients, but torch warns if the scheduler comes first

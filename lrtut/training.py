@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import html
 import inspect
-import itertools
 import math
 import signal
 import threading
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 
 from lrtut import misuse
 from lrtut.data import Digits, batches
+from lrtut.evaluation import device_of, evaluate, forward, on_device
 
 _EVALUATION_BATCH = 1000
 
@@ -148,15 +148,15 @@ def train(
     misuse.check_whole("epochs", epochs)
     data, val = _in_batches(data, val, batch_size, seed)
     called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
-    misuse.check_parts(model, optimizer, called, data=data, **({} if val is None else {"val": val}))
+    misuse.check_parts(model, called, data=data, **({} if val is None else {"val": val}))
+    misuse.current_rates(optimizer)
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
         misuse.check_trains(model, optimizer)
     steps, sure = misuse.check_length(data)
     misuse.check_reusable(epochs, data=data, val=val)
     misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, sure=sure, val=val)
-    misuse.current_rates(optimizer)
-    advance = _stepping(scheduler)
+    advance = stepping(scheduler)
 
     history = History(steps_per_epoch=steps or 0)
     losses: list[Tensor] = []  # on the device until the epoch ends: reading one would wait for it
@@ -201,7 +201,7 @@ def train(
     return history
 
 
-def _stepping(scheduler: Any) -> Callable[..., None]:
+def stepping(scheduler: Any) -> Callable[..., None]:
     """How to step `scheduler` after `done` epochs or batches; a plateau looks at the history."""
     inner = misuse.innermost(scheduler, "scheduler")
     if scheduler is None:
@@ -245,13 +245,12 @@ def _epoch(
     device = device_of(model)
     for batch in data:
         optimizer.zero_grad()
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        rates = misuse.current_rates(optimizer)
         misuse.check_rates(rates, "Look at the scheduler, or at what set param_groups by hand.")
         if train_step is not None:
             model.zero_grad()  # also what the optimizer does not have
-            loss = torch.as_tensor(train_step(batch))
-            misuse.check_loss(loss)
-            yield loss.detach().reshape(()), rates
+            loss = misuse.check_step_loss(train_step(batch))
+            yield torch.as_tensor(loss).detach().reshape(()), rates
             continue
         inputs, targets = on_device(batch, device)
         _, loss = forward(model, inputs, targets, loss_fn)
@@ -259,89 +258,6 @@ def _epoch(
         loss.backward()
         optimizer.step()
         yield loss.detach(), rates
-
-
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    data: Iterable[tuple[Tensor, Tensor]],
-    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> tuple[float, float | None]:
-    """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
-
-    >>> test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
-    >>> loss, accuracy = lrtut.evaluate(model, test)
-    >>> print(f"{accuracy:.1%}")
-
-    `loss_fn` must average over its targets, or say `reduction="sum"`. Targets are counted, whatever their axes (one a
-    sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against
-    scores, or of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's
-    train/eval mode is put back.
-
-    Raises:
-        ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;
-            targets out of range.
-        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
-    summed = misuse.option_of(loss_fn, "reduction", "mean") == "sum"
-    total, share, right, count, batches_seen = 0.0, 0.0, 0, 0, 0
-    model.eval()
-    try:
-        for batch in data:
-            inputs, targets = on_device(batch, device)
-            outputs, loss = forward(model, inputs, targets, loss_fn)
-            batches_seen += 1
-            counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
-            if targets.is_floating_point():
-                counted = torch.ones_like(counted)
-            weight = _weight(loss_fn, targets, counted)
-            if weight:
-                total += loss.item() * (1 if summed else weight)  # in float64, whatever the model's type
-                share += counted.sum().item() if summed else weight
-            hits = None if right is None else _hits(model, outputs, targets, loss_fn)
-            right = None if hits is None else right + (hits & counted).sum().item()
-            count += counted.sum().item()
-    finally:
-        for module, training in modes:
-            module.training = training
-    if batches_seen == 0:
-        raise ValueError("evaluate() was given no batch: the iterable is empty.")
-    return total / share if share else math.nan, None if right is None or count == 0 else right / count
-
-
-def _weight(loss_fn: Callable, targets: Tensor, counted: Tensor) -> float:
-    """What the mean of a batch was divided by: the number of targets, or the sum of their classes' weights."""
-    weights = misuse.option_of(loss_fn, "weight", None)
-    if isinstance(weights, Tensor) and weights.ndim == 1 and not targets.is_floating_point():
-        return weights.to(targets.device)[targets[counted]].double().sum().item()
-    return counted.sum().item()
-
-
-def _hits(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
-    """For each target whether the outputs name it; None where they are no class scores."""
-    binary = (nn.BCELoss, nn.BCEWithLogitsLoss)
-    of_pairs = isinstance(loss_fn, binary) or loss_fn in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
-    outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, Tensor) or targets.is_complex():
-        return None
-    if targets.is_floating_point() and not (of_pairs and ((targets == 0) | (targets == 1)).all()):
-        return None
-    if outputs.numel() == targets.numel():
-        if not ((targets == 0) | (targets == 1)).all():
-            return None
-        last = list(model.modules())[-1]
-        probability = (
-            isinstance(loss_fn, nn.BCELoss) or loss_fn is F.binary_cross_entropy or isinstance(last, nn.Sigmoid)
-        )
-        return (outputs.reshape(targets.shape) > (0.5 if probability else 0)) == targets.bool()
-    by_axis_1 = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
-    if by_axis_1:
-        return outputs.argmax(1) == targets
-    if outputs.numel() // outputs.shape[-1] == targets.numel():  # classes last: [N, T, C], or flat on one side
-        return outputs.argmax(-1).reshape(targets.shape) == targets
-    return None
 
 
 def _record(losses: list[Tensor], history: History) -> None:
@@ -353,55 +269,6 @@ def _record(losses: list[Tensor], history: History) -> None:
         history.diverged = last is not None
         history.loss += values if last is None else values[: last + 1]
         del history.lrs[len(history.loss) :]
-
-
-# --- a batch's way through the model and back; lr_range_test goes it too ------------------------------------------
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter is, or its first buffer; the CPU for a model without either."""
-    return next((t.device for t in itertools.chain(model.parameters(), model.buffers())), torch.device("cpu"))
-
-
-def on_device(
-    batch: Any, device: torch.device, way_out: str = "make it one, for instance in a DataLoader's collate_fn"
-) -> tuple[Tensor, Tensor]:
-    """The `(inputs, targets)` of a batch, moved to `device`; ValueError if the batch is not a pair of tensors."""
-    try:
-        inputs, targets = batch
-        if not (
-            device.type == "cpu" and inputs.is_cpu and targets.is_cpu
-        ):  # .to() costs time even where it does nothing
-            inputs, targets = inputs.to(device), targets.to(device)
-    except (AttributeError, TypeError, ValueError) as error:
-        misuse.explain_batch(batch, error, way_out)
-    return inputs, targets
-
-
-def forward(
-    model: nn.Module, inputs: Tensor, targets: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The outputs of `model` for a batch, and their loss as a tensor of no dimension. NaN passes."""
-    if inputs.numel() == 0:
-        raise ValueError(f"a batch holds no sample: its inputs have the shape {list(inputs.shape)}. Leave it out.")
-    try:
-        outputs = model(inputs)
-    except (RuntimeError, ValueError) as error:
-        misuse.explain_inputs(model, inputs, error)
-        raise
-    try:
-        try:
-            loss = loss_fn(outputs, targets)
-        except (AttributeError, TypeError):
-            if isinstance(outputs, Tensor) or not isinstance(getattr(outputs, "logits", None), Tensor):
-                raise
-            outputs = outputs.logits  # as models of transformers return them
-            loss = loss_fn(outputs, targets)
-    except IndexError as error:
-        misuse.explain_targets(outputs, targets, loss_fn, error)
-        raise
-    misuse.check_loss(loss)
-    return outputs, loss if loss.ndim == 0 else loss.reshape(())
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------

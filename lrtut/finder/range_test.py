@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lrtut import misuse
+from lrtut.evaluation import device_of, forward, on_device
 from lrtut.finder.plot import plot_range_test
 from lrtut.finder.rules import (
     FIRST,
@@ -35,7 +36,6 @@ from lrtut.finder.rules import (
     usable,
 )
 from lrtut.finder.snapshot import restored
-from lrtut.training import device_of, forward, on_device
 
 _WAY_OUT = "make it one, or give a train_step that takes it"
 _LARGEST = sys.float_info.max
@@ -210,13 +210,13 @@ def lr_range_test(
     """
     misuse.check_range(start_lr, end_lr, steps, scale, LEAST)
     called = {"loss_fn": loss_fn} if train_step is None else {"train_step": train_step}
-    misuse.check_parts(model, optimizer, called, batches=batches)
+    misuse.check_parts(model, called, batches=batches)
+    rates = _rates(optimizer, start_lr, end_lr, steps, scale)
     device = device_of(model)
     misuse.check_context(device)
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
         misuse.check_trains(model, optimizer)
-    rates = _rates(optimizer, start_lr, end_lr, steps, scale)
     losses: list[float] = []
     bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
     kept = restored(model, optimizer, batches, loss_fn=loss_fn, restore=restore)
@@ -230,9 +230,9 @@ def lr_range_test(
             optimizer.zero_grad()
             if train_step is not None:
                 model.zero_grad()  # also what the optimizer does not have
-                loss = _as_float(train_step(batch))
+                loss = misuse.check_step_loss(train_step(batch))
+                loss = loss.item() if isinstance(loss, Tensor) else float(loss)
             else:
-                misuse.check_batch(batch, _WAY_OUT)
                 inputs, targets = on_device(batch, device, _WAY_OUT)
                 _, loss = forward(model, inputs, targets, loss_fn)
                 try:
@@ -301,14 +301,6 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
             )
 
 
-def _as_float(loss: Tensor | float) -> float:
-    try:
-        return loss.item() if isinstance(loss, Tensor) else float(loss)
-    except (TypeError, ValueError, RuntimeError) as error:
-        misuse.explain_loss(loss, error)
-        raise
-
-
 def _past_help(lrs: np.ndarray, losses: list[float], top: float) -> bool:
     """True if the last loss is not finite, or the losses of the last fifth of a decade are all above `top`."""
     if not math.isfinite(losses[-1]):
@@ -322,7 +314,6 @@ def _past_help(lrs: np.ndarray, losses: list[float], top: float) -> bool:
 
 
 def _divisor(optimizer: torch.optim.Optimizer) -> float:
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner  # a wrapper's, as accelerate has
+    optimizer = misuse.innermost(optimizer, "optimizer")
     plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
     return PLAIN if plain else OTHER

@@ -187,6 +187,8 @@ NO_PAIRS = {
     "six": ((X, 1, "a", 1.0, [], None), r"a batch is a tuple \(Tensor, int, str, float, list\), not a pair"),
     "one": ((X,), r"a batch is a tuple \(Tensor\), not a pair"),
     "tensor": (X, "a batch is a Tensor, not a pair"),
+    "a tensor of two rows": (X[:2], "a batch is a Tensor, not a pair"),
+    "one sample": ((X[0], Y[0]), "targets are a single number, as of one sample"),
     "empty": ((X[:0], Y[:0]), r"a batch holds no sample: .*\[0, 4\].*Leave it out"),
 }
 
@@ -198,7 +200,7 @@ def test_a_batch_that_is_not_a_pair_of_tensors(use, wrong, words):
         use(network(), [(X, Y), wrong])
 
 
-@in_training
+@everywhere
 @pytest.mark.parametrize(
     "data, words",
     [
@@ -210,11 +212,6 @@ def test_a_batch_that_is_not_a_pair_of_tensors(use, wrong, words):
 def test_data_that_yield_no_batches_are_refused(use, data, words):
     with pytest.raises(ValueError, match=words):
         use(network(), data)
-
-
-def test_single_samples_are_no_batches_for_a_range_test():
-    with pytest.raises(ValueError, match="targets are a single number, as of one sample"):
-        range_test(network(), list(TensorDataset(X, Y)))
 
 
 @in_training

@@ -244,8 +244,10 @@ def test_too_few_batches_are_refused(data, words, model):
 
 @pytest.mark.parametrize("loss, what", [(None, "None"), ("much", "'much'"), (torch.ones(10), r"of shape \[10\]")])
 def test_a_loss_of_a_train_step_that_is_no_number_is_refused(loss, what, model):
-    with pytest.raises(ValueError, match=f"the loss is {what}"):
+    with pytest.raises(ValueError, match=f"the loss that train_step returned is {what}"):
         sweep(model, sgd(model), train_step=lambda batch: loss)
+    with pytest.raises(ValueError, match=f"the loss that train_step returned is {what}"):
+        lrtut.train(model, sgd(model), pairs(), epochs=1, train_step=lambda batch: loss)
 
 
 # --- what comes after it ------------------------------------------------------------------------------------------

@@ -408,6 +408,10 @@ MISUSES = {
         {"scheduler": one_cycle(8), "data": DataLoader(Stream(), 10)} | BY_BATCH,
         "these data have no length",
     ),
+    "a cycle stepped by epoch, on a stream": (
+        {"scheduler": one_cycle(8), "data": DataLoader(Stream(), 10)},
+        "8 steps left, .* 2 times, once an? epoch",
+    ),
     "plateau without validation": ({"scheduler": ReduceLROnPlateau}, "give val="),
     "plateau by batch": ({"scheduler": ReduceLROnPlateau, "val": pairs(10)} | BY_BATCH, "scheduler_step='epoch'"),
     "another word": ({"scheduler_step": "step"}, "scheduler_step='step'"),

@@ -1,0 +1,150 @@
+"""A batch's way through a model, to its loss; and what a model comes to over many batches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrtut import misuse
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    data: Iterable[tuple[Tensor, Tensor]],
+    loss_fn: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+) -> tuple[float, float | None]:
+    """Mean loss and accuracy (0 to 1) of `model` over batches of `(inputs, targets)`, in eval mode.
+
+    >>> test = lrtut.batches(data.x_test, data.y_test, 1000, shuffle=False)
+    >>> loss, accuracy = lrtut.evaluate(model, test)
+    >>> print(f"{accuracy:.1%}")
+
+    `loss_fn` must average over its targets, or say `reduction="sum"`. Targets are counted, whatever their axes (one a
+    sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against
+    scores, or of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's
+    train/eval mode is put back.
+
+    Raises:
+        ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;
+            targets out of range.
+        TypeError: integer inputs to a model that computes with floats; a loss that is not a tensor.
+    """
+    misuse.check_parts(model, {"loss_fn": loss_fn}, data=data)
+    modes = [(module, module.training) for module in model.modules()]
+    device = device_of(model)
+    summed = misuse.option_of(loss_fn, "reduction", "mean") == "sum"
+    total, share, right, count, batches_seen = 0.0, 0.0, 0, 0, 0
+    model.eval()
+    try:
+        for batch in data:
+            inputs, targets = on_device(batch, device)
+            outputs, loss = forward(model, inputs, targets, loss_fn)
+            batches_seen += 1
+            counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
+            if targets.is_floating_point():
+                counted = torch.ones_like(counted)
+            weight = _weight(loss_fn, targets, counted)
+            if weight:
+                total += loss.item() * (1 if summed else weight)  # in float64, whatever the model's type
+                share += counted.sum().item() if summed else weight
+            hits = None if right is None else _hits(model, outputs, targets, loss_fn)
+            right = None if hits is None else right + (hits & counted).sum().item()
+            count += counted.sum().item()
+    finally:
+        for module, training in modes:
+            module.training = training
+    if batches_seen == 0:
+        raise ValueError("evaluate() was given no batch: the iterable is empty.")
+    return total / share if share else math.nan, None if right is None or count == 0 else right / count
+
+
+def _weight(loss_fn: Callable, targets: Tensor, counted: Tensor) -> float:
+    """What the mean of a batch was divided by: the number of targets, or the sum of their classes' weights."""
+    weights = misuse.option_of(loss_fn, "weight", None)
+    if isinstance(weights, Tensor) and weights.ndim == 1 and not targets.is_floating_point():
+        return weights.to(targets.device)[targets[counted]].double().sum().item()
+    return counted.sum().item()
+
+
+def _hits(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
+    """For each target whether the outputs name it; None where they are no class scores."""
+    binary = (nn.BCELoss, nn.BCEWithLogitsLoss)
+    of_pairs = isinstance(loss_fn, binary) or loss_fn in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    outputs = getattr(outputs, "logits", outputs)
+    if not isinstance(outputs, Tensor) or targets.is_complex():
+        return None
+    if targets.is_floating_point() and not (of_pairs and ((targets == 0) | (targets == 1)).all()):
+        return None
+    if outputs.numel() == targets.numel():
+        if not ((targets == 0) | (targets == 1)).all():
+            return None
+        last = list(model.modules())[-1]
+        probability = (
+            isinstance(loss_fn, nn.BCELoss) or loss_fn is F.binary_cross_entropy or isinstance(last, nn.Sigmoid)
+        )
+        return (outputs.reshape(targets.shape) > (0.5 if probability else 0)) == targets.bool()
+    by_axis_1 = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
+    if by_axis_1:
+        return outputs.argmax(1) == targets
+    if outputs.numel() // outputs.shape[-1] == targets.numel():  # classes last: [N, T, C], or flat on one side
+        return outputs.argmax(-1).reshape(targets.shape) == targets
+    return None
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter is, or its first buffer; the CPU for a model without either."""
+    return next((t.device for t in itertools.chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
+def on_device(
+    batch: Any, device: torch.device, way_out: str = "make it one, for instance in a DataLoader's collate_fn"
+) -> tuple[Tensor, Tensor]:
+    """The `(inputs, targets)` of a batch, moved to `device`; ValueError if the batch is not a pair of tensors."""
+    try:
+        inputs, targets = batch
+        if inputs.device != device or targets.device != device:  # .to() costs time even where it does nothing
+            inputs, targets = inputs.to(device), targets.to(device)
+        single = targets.ndim == 0
+    except (AttributeError, TypeError, ValueError) as error:
+        raise misuse.not_a_pair(batch, way_out) from error
+    if single:
+        raise ValueError(
+            "a batch's targets are a single number, as of one sample: give batches (DataLoader(…, batch_size=…)), or "
+            f"{way_out}."
+        )
+    if isinstance(batch, Tensor):  # of two rows
+        raise misuse.not_a_pair(batch, way_out)
+    return inputs, targets
+
+
+def forward(
+    model: nn.Module, inputs: Tensor, targets: Tensor, loss_fn: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The outputs of `model` for a batch, and their loss as a tensor of no dimension. NaN passes."""
+    if inputs.numel() == 0:
+        raise ValueError(f"a batch holds no sample: its inputs have the shape {list(inputs.shape)}. Leave it out.")
+    try:
+        outputs = model(inputs)
+    except (RuntimeError, ValueError) as error:
+        misuse.explain_inputs(model, inputs, error)
+        raise
+    try:
+        try:
+            loss = loss_fn(outputs, targets)
+        except (AttributeError, TypeError):
+            if isinstance(outputs, Tensor) or not isinstance(getattr(outputs, "logits", None), Tensor):
+                raise
+            outputs = outputs.logits  # as models of transformers return them
+            loss = loss_fn(outputs, targets)
+    except IndexError as error:
+        misuse.explain_targets(outputs, targets, loss_fn, error)
+        raise
+    misuse.check_loss(loss)
+    return outputs, loss if loss.ndim == 0 else loss.reshape(())
