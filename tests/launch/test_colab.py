@@ -77,7 +77,9 @@ def colab(environment, packed, tmp_path):
     """Executes a notebook from the single file in an otherwise empty folder, on a machine like Colab's, without git."""
     uv("pip", "uninstall", "--quiet", "--python", environment, "lrtut")
     env = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")}
-    env |= {"LRTUT_DATA": "digits", "PATH": str(environment.parent), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    # IPython runs %pip in SHELL; where that is not set it looks for sh, which this PATH leaves out.
+    env |= {"LRTUT_DATA": "digits", "PATH": str(environment.parent), "SHELL": "/bin/sh"}
+    env |= {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
     def execute(document, packed=packed):
         setup = next(cell for cell in document.cells if cell.id == "setup")
