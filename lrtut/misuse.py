@@ -197,6 +197,13 @@ def check_context(device: torch.device) -> None:
         )
 
 
+def plateau_of(scheduler: Any) -> ReduceLROnPlateau | None:
+    """The ReduceLROnPlateau that a scheduler is, wraps or (timm) holds as `lr_scheduler`, or None."""
+    inner = innermost(scheduler, "scheduler")
+    inner = getattr(inner, "lr_scheduler", inner)
+    return inner if isinstance(inner, ReduceLROnPlateau) else None
+
+
 def innermost(wrapped: Any, attribute: str) -> Any:
     """What wrappers, such as those of accelerate, hold under the name `attribute`; a bare object as it is."""
     while hasattr(inner := getattr(wrapped, attribute, None), "step"):
@@ -232,12 +239,13 @@ def check_scheduler(
         return
     check_steps("scheduler is", scheduler)
     check_owner(scheduler, optimizer, "the one that you pass to train()")
-    scheduler = innermost(scheduler, "scheduler")
-    if isinstance(scheduler, ReduceLROnPlateau):
+    if plateau_of(scheduler):
+        what = f"{type(innermost(scheduler, 'scheduler')).__name__} looks at the validation loss"
         if unit == "batch":
-            raise ValueError("ReduceLROnPlateau looks at the validation loss: use scheduler_step='epoch'.")
+            raise ValueError(f"{what}: use scheduler_step='epoch'.")
         if val is None:
-            raise ValueError("ReduceLROnPlateau looks at the validation loss: give val=, batches to validate on.")
+            raise ValueError(f"{what}: give val=, batches to validate on.")
+    scheduler = innermost(scheduler, "scheduler")
     if isinstance(scheduler, OneCycleLR) and unit == "batch" and steps is None:
         raise ValueError(
             "OneCycleLR needs the number of steps, and these data have no length: cut them to a list of a fixed number "

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from lrtut.misuse import check_owner, check_rates, check_steps, check_whole, current_rates, innermost, numbers, short
+from lrtut.misuse import check_owner, check_rates, check_steps, check_whole, current_rates, numbers, plateau_of, short
 from lrtut.training import History, stepping
 
 
@@ -121,8 +120,7 @@ def preview(
     scheduler = make_scheduler(optimizer)
     check_steps("make_scheduler returned", scheduler)
     check_owner(scheduler, optimizer, "the optimizer that make_scheduler is given")
-    plateau = isinstance(innermost(scheduler, "scheduler"), ReduceLROnPlateau)
-    metrics = _metrics(metric, steps) if plateau else [math.nan] * steps
+    metrics = _metrics(metric, steps) if plateau_of(scheduler) else [math.nan] * steps
     advance, table = stepping(scheduler), []
     for step, value in enumerate(metrics, start=1):
         table.append(current_rates(optimizer))

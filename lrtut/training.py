@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from lrtut import misuse
@@ -203,19 +202,19 @@ def train(
 
 def stepping(scheduler: Any) -> Callable[..., None]:
     """How to step `scheduler` after `done` epochs or batches; a plateau looks at the history."""
-    inner = misuse.innermost(scheduler, "scheduler")
     if scheduler is None:
         return lambda done, history=None: None
-    if isinstance(inner, ReduceLROnPlateau):
-        metrics = "val_accuracy" if inner.mode == "max" else "val_loss"
+    if plateau := misuse.plateau_of(scheduler):
+        metrics = "val_accuracy" if plateau.mode == "max" else "val_loss"
+        timed = plateau is not misuse.innermost(scheduler, "scheduler")  # timm's, which also wants the time
 
         def look(done: int, history: History) -> None:
             metric = getattr(history, metrics)[-1]
             if metric is None:
                 raise ValueError(
-                    'ReduceLROnPlateau(mode="max") looks at the accuracy, and there is none: use mode="min".'
+                    f'{type(scheduler).__name__} of mode "max" looks at the accuracy, and there is none: use "min".'
                 )
-            scheduler.step(metric)
+            scheduler.step(*([done] if timed else []), metric)
 
         return look
     try:

@@ -121,7 +121,7 @@ def test_a_plateau_of_a_maximum_is_given_the_accuracy():
     scheduler = ReduceLROnPlateau(optimizer, "max")
     history = train(model, optimizer, data, epochs=2, scheduler=scheduler, val=data)
     assert scheduler.best == max(history.val_accuracy)
-    with pytest.raises(ValueError, match='looks at the accuracy, and there is none: use mode="min"'):
+    with pytest.raises(ValueError, match='looks at the accuracy, and there is none: use "min"'):
         numbers = [(x, x[:, :3]) for x, _ in data]
         train(model, optimizer, numbers, epochs=1, scheduler=scheduler, val=numbers, loss_fn=F.mse_loss)
 
@@ -134,6 +134,26 @@ class Told:
 
     def step(self, epoch, metric=None):
         self.optimizer.param_groups[0]["lr"] = 0.1 / (1 + epoch)
+
+
+class ToldPlateau(Told):
+    """As timm's PlateauLRScheduler: told the time and a metric."""
+
+    def __init__(self, optimizer):
+        super().__init__(optimizer)
+        self.lr_scheduler = ReduceLROnPlateau(optimizer, patience=0, threshold=1e9, threshold_mode="abs")
+
+    def step(self, epoch, metric=None):
+        if metric is not None:
+            self.lr_scheduler.step(metric)
+
+
+def test_a_plateau_of_another_library_is_given_the_metric():
+    model, optimizer, data = setting()
+    history = train(model, optimizer, data, epochs=3, scheduler=ToldPlateau(optimizer), val=data)
+    assert history.lr[:: len(data)] == pytest.approx([0.1, 0.1, 0.01])  # nothing counts as better: it cuts after two
+    with pytest.raises(ValueError, match="ToldPlateau looks at the validation loss: give val="):
+        train(model, optimizer, data, epochs=1, scheduler=ToldPlateau(optimizer))
 
 
 class Counts(Told):
