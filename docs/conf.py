@@ -89,6 +89,12 @@ def describe(app, page, template, context, doctree):
     context["metatags"] += f'<meta name="description" content="{short}">'
 
 
+def rank_search(app, page, template, context, doctree):
+    """Load search.js on the page of the search, after Sphinx's own script."""
+    if page == "search":
+        app.add_js_file("search.js", loading_method="defer", priority=900)
+
+
 def as_mathml(self, node):
     """A formula as MathML, which browsers draw by themselves."""
     display = isinstance(node, nodes.math_block)
@@ -102,3 +108,4 @@ def setup(app):
     app.connect("doctree-read", resolve_files)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon's
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", rank_search)

@@ -4,11 +4,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import bs4
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import lrtut
@@ -147,10 +148,30 @@ def test_on_a_phone_and_in_the_dark(built):
         page.keyboard.press("ArrowRight")
         page.wait_for_function("document.querySelector('.chart [aria-live]').textContent != ''")
         assert chart.locator("svg").inner_html() != before
-        page.goto(f"{(folder / 'search.html').as_uri()}?q=momentum")
-        page.locator("#search-results li a", has_text="01 · What the learning rate does").first.wait_for()
         browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(not BROWSER, reason="no Chromium (Debian: apt-get install chromium)")
+def test_the_search_finds_answers_by_questions_and_messages(built):
+    folder, _ = built
+    playwright = pytest.importorskip("playwright.sync_api")
+    searches = yaml.safe_load((ROOT / "tests" / "launch" / "searches.yaml").read_text(encoding="utf-8"))
+    missed = {}
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=BROWSER, args=["--disable-gpu", "--no-sandbox"])
+        page = browser.new_page()
+        for query, answers in searches.items():
+            page.goto(f"{(folder / 'search.html').as_uri()}?q={quote(query)}")
+            page.locator("#search-results p.search-summary", has_text="found").wait_for()
+            page.locator("#search-results li a").nth(2).wait_for()
+            links = [link.get_attribute("href") for link in page.locator("#search-results li a").all()[:3]]
+            found = [Path(urlsplit(link).path).stem for link in links]
+            if not {*found} & {*([answers] if isinstance(answers, str) else answers)}:
+                missed[query] = found
+        browser.close()
+    assert not missed
 
 
 @pytest.fixture
