@@ -1,7 +1,7 @@
 """Make a new lesson: `uv run nox -s new -- "Title of the lesson"`.
 
-It has the setup cell of the others and one section that runs and passes the tests: replace its words and its code. The
-lesson before links to it, and the README's table has its row.
+It has the setup cell of the others, one section that runs and passes the tests, and one planted mistake: replace words,
+code and mistake. The lesson before links to it, and the README's table has its row.
 """
 
 import re
@@ -22,6 +22,7 @@ history = lrtut.train(model, optimizer, data, epochs=1, seed=0)"""
 CHECK = """# @title Check: what the network learned in one epoch
 # "the loss ends below 2.3, the loss of guessing"
 assert history.loss[-1] < 2.3 and round(np.log(10), 1) == 2.3"""
+MISTAKE = '- {name: hardly any rate, cell: first-run, old: "lr=0.1", new: "lr=1e-5"}\n'
 REMEMBER = "## Remember\n\n- Keep this.\n- It follows.\n- Here it ends.\n\n"
 REMEMBER += "## Exercises\n\n1. Try this.\n\n## Sources\n\n- Author, A. (year). *Title*."
 
@@ -47,6 +48,7 @@ def main(title: str) -> None:
         new_markdown_cell(f"{REMEMBER}\n\n**Next:** {following}", id="remember"),
     ]
     nbformat.write(notebook, path)
+    (ROOT / "tests" / "lessons" / "planted" / f"{path.stem}.yaml").write_text(MISTAKE, encoding="utf-8")
     readme = ROOT / "README.md"
     row = re.search(rf".*\(notebooks/{last.name}\).*\n", page := readme.read_text(encoding="utf-8"))[0]
     new = f"| {number} | [{title}](notebooks/{path.name}) |{' |' * (row.count('|') - 3)}\n"
