@@ -68,6 +68,14 @@ def binder(session):
 
 
 @nox.session
+def who_steps(session):
+    """What docs/answers/who_steps.md says of other libraries, in their versions of today."""
+    libraries = ["pytorch-lightning", "transformers", "accelerate", "timm", "fastai", "pytorch-ignite"]
+    isolated = [f"--with={name}" for name in libraries]
+    uv_run(session, *isolated, "pytest", "-n0", "-m", "slow", "-rs", "tests/launch/test_who_steps.py", *session.posargs)
+
+
+@nox.session
 def browser(session):
     """Run every lesson in Chromium; screenshots go to build/browser/."""
     uv_run(session, "--group=browser", "pytest", "-n0", "-m", "browser", "-rs", *session.posargs)
