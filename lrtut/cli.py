@@ -87,30 +87,31 @@ def run_lessons(numbers: Sequence[str], jobs: int, strict: bool = False) -> int:
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: give a whole number of at least 1.")
     root = find_checkout()
-    lessons, answers, folder = find_lessons(root), find_answers(root), root / "build" / "lessons"
+    lessons, pages, folder = find_lessons(root), find_answers(root), root / "build" / "lessons"
     chosen = choose(lessons, numbers)
     with notebook_side():
         import furo  # noqa: F401
         import myst_nb  # noqa: F401
 
-        from lrtut import execution, site
+        from lrtut import answers, execution, site
     from lrtut.data import DataError
 
     if not numbers:
-        chosen += site.stale(answers, folder)
+        chosen += site.stale(pages, folder)
     try:
         outcomes = execution.execute_all(chosen, folder, jobs, strict=strict)
     except DataError as error:
         raise UserError(str(error)) from None
     print(execution.table(outcomes), flush=True)
     failed = [outcome.name for outcome in outcomes if outcome.error]
+    answers.write_notebooks(root, pages, root / "build" / "answers")
     try:
-        bare = site.build(root, [*lessons, *answers], folder)
+        bare = site.build(root, [*lessons, *pages], folder)
     except site.SiteError as error:
         print(f"lrtut run: {error}", file=sys.stderr)
         return 1
     finally:
-        for path in answers:
+        for path in pages:
             if path.stem in failed:  # so that it is executed again
                 (folder / f"{path.stem}.ipynb").unlink()
     if bare:

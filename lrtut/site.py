@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 
+from lrtut import answers
 from lrtut.execution import read
 
 SOLUTION_MARKERS = re.compile(r"^\s*### (BEGIN|END) SOLUTION\n?", re.M)
@@ -43,7 +44,10 @@ def build(root: Path, notebooks: Sequence[Path], executed: Path) -> list[Path]:
             bare.append(path)
             done = path
         (source / path.relative_to(root)).unlink(missing_ok=True)
-        _write(source / path.relative_to(root).with_suffix(".ipynb"), read(done))
+        notebook = read(done)
+        if path.suffix == ".md":
+            answers.add_badge(notebook, path)
+        _write(source / path.relative_to(root).with_suffix(".ipynb"), notebook)
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "--fresh-env"]
     folders = [root / "docs", "-d", root / "build" / "doctrees", source, site]
     if subprocess.run([*command, "-c", *map(str, folders)]).returncode:
@@ -56,10 +60,10 @@ def fits(done: Path, path: Path) -> bool:
     return done.exists() and [cell.source for cell in read(done).cells] == [cell.source for cell in read(path).cells]
 
 
-def stale(answers: Sequence[Path], executed: Path) -> list[Path]:
+def stale(pages: Sequence[Path], executed: Path) -> list[Path]:
     """The answers that have no executed copy which is newer than lrtut's code: those to execute."""
     changed = max(file.stat().st_mtime for file in Path(__file__).parent.rglob("*.py"))
-    copies = {path: executed / f"{path.stem}.ipynb" for path in answers}
+    copies = {path: executed / f"{path.stem}.ipynb" for path in pages}
     return [path for path, done in copies.items() if not (fits(done, path) and done.stat().st_mtime > changed)]
 
 

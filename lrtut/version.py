@@ -55,6 +55,11 @@ def archive() -> str:
     return _url("Notebooks").replace("/tree/", "/archive/").removesuffix("/notebooks") + ".zip"
 
 
+def files() -> str:
+    """The address below which the repository's files are shown."""
+    return _url("Notebooks").replace("/tree/", "/blob/").removesuffix("/notebooks")
+
+
 def _url(name: str) -> str:
     urls = importlib.metadata.metadata("lrtut").get_all("Project-URL") or []
     return next(url.split(", ", 1)[1] for url in urls if url.startswith(f"{name}, "))

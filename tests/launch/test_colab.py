@@ -19,6 +19,7 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from lrtut import answers
 from lrtut.cli import find_lessons
 from lrtut.version import archive
 
@@ -115,7 +116,7 @@ def setup_of(path):
 
 
 def text_of(cell):
-    return "".join(output.get("text", "") for output in cell.outputs)
+    return "".join(output.get("text", "") for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -127,6 +128,14 @@ def test_a_lesson_from_its_single_file(colab, environment, path):
     assert setup.id == "setup" and all(output.get("name") == "stdout" for output in setup.outputs)
     # Nothing but IPython's own line after every %pip.
     assert re.fullmatch(r"(\s*Note: you may need to restart the kernel to use updated packages\.)?\s*", text_of(setup))
+
+
+def test_an_answer_from_its_single_file(colab, tmp_path):
+    (page,) = ROOT.glob("docs/answers/finder_restores.md")
+    answers.write_notebooks(ROOT, [page], tmp_path)
+    assert "everything as before: True" in "".join(
+        map(text_of, colab(nbformat.read(tmp_path / f"{page.stem}.ipynb", 4)).cells)
+    )
 
 
 NOWHERE = Path("/no/such/archive.zip")

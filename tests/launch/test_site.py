@@ -13,7 +13,8 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import lrtut
-from lrtut import cli, site
+from lrtut import answers, cli, site
+from lrtut.execution import read
 
 ROOT = Path(__file__).parents[2]
 BROWSER = os.environ.get("LRTUT_BROWSER") or shutil.which("chromium")
@@ -152,25 +153,41 @@ def test_on_a_phone_and_in_the_dark(built):
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
+def test_each_answer_is_a_notebook_for_colab(built, tmp_path):
+    folder, pages = built
+    answers.write_notebooks(ROOT, cli.find_answers(ROOT), tmp_path)
+    for path in cli.find_answers(ROOT):
+        notebook = nbformat.read(tmp_path / f"{path.stem}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        setup = [code.pop(0)] if code[0].startswith("# lrtut is the package") else []
+        assert code == [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+        assert bool(setup) == any("import lrtut" in source for source in code), path.stem
+        words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert not re.search(r"\]\((?!https://|#)", words), path.stem
+        link = pages[folder / "docs" / "answers" / f"{path.stem}.html"].find("a", href=re.compile("colab"))
+        assert link["href"].endswith(f"/blob/answers/{path.stem}.ipynb")
+
+
 @pytest.mark.browser
 @pytest.mark.skipif(not BROWSER, reason="no Chromium (Debian: apt-get install chromium)")
 def test_the_search_finds_answers_by_questions_and_messages(built):
     folder, _ = built
     playwright = pytest.importorskip("playwright.sync_api")
     searches = yaml.safe_load((ROOT / "tests" / "launch" / "searches.yaml").read_text(encoding="utf-8"))
-    missed = {}
+    search = """query => {
+        const found = Search._performSearch(...Search._parseQuery(query)).reverse().map(result => result[0]);
+        return [...new Set(found)].slice(0, 3);
+    }"""
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=BROWSER, args=["--disable-gpu", "--no-sandbox"])
         page = browser.new_page()
-        for query, answers in searches.items():
-            page.goto(f"{(folder / 'search.html').as_uri()}?q={quote(query)}")
-            page.locator("#search-results p.search-summary", has_text="found").wait_for()
-            page.locator("#search-results li a").nth(2).wait_for()
-            links = [link.get_attribute("href") for link in page.locator("#search-results li a").all()[:3]]
-            found = [Path(urlsplit(link).path).stem for link in links]
-            if not {*found} & {*([answers] if isinstance(answers, str) else answers)}:
-                missed[query] = found
+        page.goto(f"{(folder / 'search.html').as_uri()}?q={quote('which momentum')}")
+        page.locator("#search-results li a", has_text="01 · What the learning rate does").first.wait_for()
+        found = {query: [Path(name).name for name in page.evaluate(search, query)] for query in searches}
         browser.close()
+    right = {query: {*([answer] if isinstance(answer, str) else answer)} for query, answer in searches.items()}
+    missed = {query: names for query, names in found.items() if not right[query] & {*names}}
     assert not missed
 
 
@@ -196,8 +213,7 @@ def tiny(tmp_path, monkeypatch):
             new_notebook(cells=cells, metadata={"language_info": {"name": "python"}}),
             tmp_path / f"notebooks/{name}.ipynb",
         )
-    (tmp_path / "docs" / "_static").mkdir()
-    (tmp_path / "docs" / "_static" / "course.css").touch()
+    shutil.copytree(ROOT / "docs" / "_static", tmp_path / "docs" / "_static")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LRTUT_DATA", "digits")
     return tmp_path
