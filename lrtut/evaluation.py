@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -132,18 +132,19 @@ def forward(
         raise ValueError(f"a batch holds no sample: its inputs have the shape {list(inputs.shape)}. Leave it out.")
     try:
         outputs = model(inputs)
-    except (RuntimeError, ValueError) as error:
+    except misuse.FAILURES as error:
         misuse.explain_inputs(model, inputs, error)
         raise
     try:
         try:
             loss = loss_fn(outputs, targets)
         except (AttributeError, TypeError):
-            if isinstance(outputs, Tensor) or not isinstance(getattr(outputs, "logits", None), Tensor):
+            logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+            if isinstance(outputs, Tensor) or not isinstance(logits, Tensor):
                 raise
-            outputs = outputs.logits  # as models of transformers return them
+            outputs = logits  # as models of transformers return them
             loss = loss_fn(outputs, targets)
-    except IndexError as error:
+    except misuse.FAILURES as error:
         misuse.explain_targets(outputs, targets, loss_fn, error)
         raise
     misuse.check_loss(loss)

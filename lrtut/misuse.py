@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 IGNORED = -100  # the target that torch's losses leave out by default
+FAILURES = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)  # of a model or a loss, for a wrong batch
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------
@@ -86,7 +87,11 @@ def check_range(start_lr: float, end_lr: float, steps: int, scale: str, least: i
 def current_rates(optimizer: Optimizer) -> list[float]:
     """Each group's rate. Raises ValueError where a group has none, or where this is no optimizer."""
     if not hasattr(optimizer, "param_groups") or isinstance(optimizer, type):
-        raise ValueError(f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer.")
+        several = " To train with several, one with a group for each, or a train_step that steps the others, too."
+        raise ValueError(
+            f"optimizer is of type {type(optimizer).__name__}: give a torch.optim.Optimizer."
+            + (several if isinstance(optimizer, list | tuple | dict) else "")
+        )
     try:
         return [float(group["lr"]) for group in optimizer.param_groups]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -322,7 +327,8 @@ def not_a_pair(batch: Any, way_out: str) -> ValueError:
 
 
 def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
-    """Raise a clearer error from the one that `model(inputs)` raised, where the inputs are to blame."""
+    """Raise a clearer error from the one that `model(inputs)` raised, where the inputs are to blame; else note them."""
+    error.add_note(f"The model got {described('inputs', inputs)}.")
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     if isinstance(error, ValueError) and len(inputs) == 1:
         if any(isinstance(module, norms) and module.training for module in model.modules()):
@@ -348,17 +354,49 @@ def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
     raise TypeError(f"inputs are {inputs.dtype}, the model's weights are {weights}: {way_out}.") from error
 
 
-def explain_targets(outputs: Tensor, targets: Tensor, loss_fn: Callable, error: IndexError) -> None:
-    """Raise ValueError from the error that `loss_fn` raised, where targets are not classes of the model."""
+_CONVERSIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    ".long()": Tensor.long,
+    ".float()": Tensor.float,
+    ".double()": Tensor.double,
+    ".squeeze(1)": lambda targets: targets.squeeze(1),
+    ".squeeze(1).long()": lambda targets: targets.squeeze(1).long(),
+    ".unsqueeze(1)": lambda targets: targets.unsqueeze(1),
+    ".unsqueeze(1).float()": lambda targets: targets.unsqueeze(1).float(),
+}
+
+
+def explain_targets(outputs: Any, targets: Tensor, loss_fn: Callable, error: Exception) -> None:
+    """Raise ValueError from the error that `loss_fn` raised, where a conversion would help; else note both."""
+    if not isinstance(outputs, Tensor):
+        raise ValueError(
+            f"the model returns a {type(outputs).__name__}, and loss_fn does not take one: give a loss_fn that does, "
+            "as in lambda outputs, targets: F.cross_entropy(outputs[0], targets), or a train_step."
+        ) from error
     classes = outputs.shape[1] if outputs.ndim > 1 else 0
     ignored = option_of(loss_fn, "ignore_index", IGNORED)
     wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= classes))]
-    if classes and len(wrong):
+    if isinstance(error, IndexError) and classes and len(wrong):
         found = ", ".join(map(str, torch.unique(wrong)[:5].tolist()))
         raise ValueError(
             f"targets hold {found}, but the model has {classes} outputs, for the classes 0 to {classes - 1}: number "
             "the classes from 0, or give the model more outputs."
         ) from error
+    for way_out, convert in _CONVERSIONS.items():
+        try:
+            with torch.no_grad():
+                loss_fn(outputs, convert(targets))
+        except Exception:
+            continue
+        raise ValueError(
+            f"loss_fn refuses {described('targets', targets)}, for {described('outputs', outputs)}: convert them, by "
+            f"targets{way_out}."
+        ) from error
+    error.add_note(f"loss_fn got {described('outputs', outputs)}, and {described('targets', targets)}.")
+
+
+def described(name: str, tensor: Tensor) -> str:
+    """A tensor in words, for an error."""
+    return f"{name} of shape {list(tensor.shape)} and type {tensor.dtype}"
 
 
 def option_of(loss_fn: Callable, name: str, default: Any) -> Any:

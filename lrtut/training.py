@@ -145,6 +145,8 @@ def train(
             recorded.
     """
     misuse.check_whole("epochs", epochs)
+    if log_interval is not None:
+        misuse.check_whole("log_interval", log_interval)
     data, val = _in_batches(data, val, batch_size, seed)
     called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
     misuse.check_parts(model, called, data=data, **({} if val is None else {"val": val}))

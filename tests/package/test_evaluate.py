@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -59,14 +60,41 @@ def test_half_precision_adds_up_in_double():
     assert loss == pytest.approx(F.cross_entropy(outputs.double(), targets).item(), rel=0.01)
 
 
-def test_a_model_may_return_an_object_with_logits():
+@pytest.mark.parametrize("kind", [SimpleNamespace, dict])
+def test_a_model_may_return_an_object_with_logits(kind):
     class Model(nn.Linear):
         def forward(self, x):
-            return SimpleNamespace(logits=super().forward(x))
+            return kind(logits=super().forward(x))
 
     model, (x, y) = Model(4, 3), samples()
     history = train(model, sgd(model), pairs(), epochs=1, val=pairs())
-    assert history.val_accuracy[0] == pytest.approx((model(x).logits.argmax(1) == y).float().mean().item())
+    assert history.val_accuracy[0] == pytest.approx((nn.Linear.forward(model, x).argmax(1) == y).float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("targets", "loss_fn", "way_out"),
+    [
+        (torch.zeros(6), F.cross_entropy, "targets.long()"),
+        (torch.zeros(6, dtype=torch.int32), F.cross_entropy, "targets.long()"),
+        (torch.zeros(6, 1, dtype=torch.long), F.cross_entropy, "targets.squeeze(1)"),
+        (torch.zeros(6, 1, dtype=torch.long), lambda o, t: F.binary_cross_entropy_with_logits(o[:, :1], t), ".float()"),
+        (torch.zeros(6), lambda o, t: F.binary_cross_entropy_with_logits(o[:, :1], t), "targets.unsqueeze(1)"),
+        (torch.zeros(6, 1), F.cross_entropy, "targets.squeeze(1).long()"),
+    ],
+)
+def test_targets_that_the_loss_refuses_are_named_with_the_way_out(targets, loss_fn, way_out):
+    message = rf"loss_fn refuses targets of shape .* and type {targets.dtype}.*{re.escape(way_out)}\."
+    with pytest.raises(ValueError, match=message):
+        evaluate(nn.Linear(4, 3), [(torch.ones(6, 4), targets)], loss_fn)
+
+
+def test_what_cannot_be_explained_says_what_model_and_loss_got():
+    with pytest.raises(RuntimeError) as caught:
+        evaluate(nn.Linear(5, 3), [samples()])
+    assert caught.value.__notes__ == ["The model got inputs of shape [60, 4] and type torch.float32."]
+    with pytest.raises(ValueError) as caught:
+        evaluate(nn.Linear(4, 3), [samples()], lambda outputs, targets: F.nll_loss(outputs, targets[:5]))
+    assert "loss_fn got outputs of shape [60, 3]" in caught.value.__notes__[0]
 
 
 def test_evaluate_changes_nothing():
