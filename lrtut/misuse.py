@@ -381,7 +381,8 @@ def explain_targets(outputs: Any, targets: Tensor, loss_fn: Callable, error: Exc
             f"targets hold {found}, but the model has {classes} outputs, for the classes 0 to {classes - 1}: number "
             "the classes from 0, or give the model more outputs."
         ) from error
-    for way_out, convert in _CONVERSIONS.items():
+    error.add_note(f"loss_fn got {described('outputs', outputs)}, and {described('targets', targets)}.")
+    for way_out, convert in _CONVERSIONS.items() if _raised_within("torch", error) else ():
         try:
             with torch.no_grad():
                 loss_fn(outputs, convert(targets))
@@ -391,7 +392,14 @@ def explain_targets(outputs: Any, targets: Tensor, loss_fn: Callable, error: Exc
             f"loss_fn refuses {described('targets', targets)}, for {described('outputs', outputs)}: convert them, by "
             f"targets{way_out}."
         ) from error
-    error.add_note(f"loss_fn got {described('outputs', outputs)}, and {described('targets', targets)}.")
+
+
+def _raised_within(package: str, error: Exception) -> bool:
+    """Whether the innermost Python function that raised `error` is one of `package`, not of the user's own code."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").split(".")[0] == package
 
 
 def described(name: str, tensor: Tensor) -> str:

@@ -247,9 +247,9 @@ def test_inputs_of_another_type_than_the_weights(use, inputs, words):
 @everywhere
 def test_other_errors_are_passed_on(use):
     for error in (IndexError("my own"), ValueError("my own")):
-        with pytest.raises(type(error), match="^my own$"):
+        with pytest.raises(type(error), match="^my own"):
             use(network(Calls(raises(error))), [(X[:1], Y[:1])])
-    with pytest.raises(IndexError, match="^my own$"):
+    with pytest.raises(IndexError, match="^my own"):
         use(network(), [(X, Y)], raises(IndexError("my own")))
 
 

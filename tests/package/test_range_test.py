@@ -345,11 +345,13 @@ BLOCKS = dict(re.findall(r"^## (.+?)\n.*?```\{code-cell\} python\n(import.*?)```
 
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
 def test_an_example_of_the_page_suggests_a_rate_and_leaves_the_model_as_it_was(block, monkeypatch):
-    def spy(model, optimizer, batches, train_step):
-        steps.clear(), optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    def spy(model, optimizer, batches, **options):
+        steps.clear()
+        counting = optimizer.register_step_post_hook(lambda *_: steps.append(1))
         before = copy.deepcopy(model.state_dict())
-        test = lr_range_test(model, optimizer, batches, train_step=train_step)
+        test = lr_range_test(model, optimizer, batches, **options)
         torch.testing.assert_close(before, model.state_dict(), rtol=0, atol=0)
+        counting.remove()
         return test
 
     steps, example = [], {}
@@ -357,6 +359,8 @@ def test_an_example_of_the_page_suggests_a_rate_and_leaves_the_model_as_it_was(b
     monkeypatch.setattr(lrtut, "lr_range_test", spy)
     exec(compile(block, str(PAGE), "exec"), example)
     test = example["test"]
-    # A scaler begins at 2^16, and halves that at each step that it leaves out because a gradient overflowed.
-    left_out = 16 - math.log2(example["scaler"].get_scale()) if "scaler" in example else 0
-    assert len(steps) + left_out == len(test.loss) and test.suggestion() > 0
+    # A scaler leaves a step out where a gradient overflowed.
+    assert len(steps) == len(test.loss) or ("scaler" in example and 0.8 * len(test.loss) < len(steps) < len(test.loss))
+    assert test.suggestion() > 0
+    if "scaler" in example:
+        assert example["scaler"].get_scale() == 2**16  # put back
