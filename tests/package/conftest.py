@@ -1,7 +1,17 @@
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 from tiny_mnist import Mirror, make_tiny, pretend
 
 import lrtut.data
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture

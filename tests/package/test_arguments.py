@@ -3,7 +3,6 @@
 import math
 import re
 
-import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -13,7 +12,6 @@ from toy import network, pairs, sgd
 import lrtut
 from lrtut import schedules
 
-matplotlib.use("agg")
 MODEL = network()
 ODD = [None, 3, -1.5, float("nan"), True, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]
 NUMBERS = [None, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]

@@ -22,15 +22,8 @@ import lrtut
 from lrtut import History, Run
 from lrtut.cli import find_lessons
 
-matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
 DARK = "#111111"  # as JupyterLab has it
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def history(losses=(3.0, 2.0, 1.0), diverged=False, val=(0.5,)):
