@@ -58,10 +58,8 @@ def test_list_of_the_course_says_of_each_lesson_its_minutes_and_what_one_learns(
 
 
 def test_run_executes_the_lessons_asked_for_builds_the_site_and_reports(checkout, monkeypatch, capsys):
-    built = []
-    monkeypatch.setattr(
-        "lrtut.site.build", lambda *asked: built.append(asked) or []
-    )  # tests/launch builds the real one
+    built = []  # tests/launch builds the real one
+    monkeypatch.setattr("lrtut.site.build", lambda *asked: built.append(asked) or [])
     assert cli.main(["run", "3", "01", "2", "--jobs", "2"]) == 1  # a failed lesson
     out = capsys.readouterr().out
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("0")}

@@ -87,7 +87,7 @@ def test_trains_also_where_gradients_are_off_and_says_where_it_cannot():
     expected = range_test(network(), [(X, Y)]).loss.tolist()
     with torch.no_grad():
         assert range_test(network(), [(X, Y)]).loss.tolist() == expected and not torch.is_grad_enabled()
-    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+    with torch.inference_mode(), pytest.raises(ValueError, match="called within torch.inference_mode"):
         range_test(network(), [(X, Y)])
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
         range_test(network(), [(X, Y)])
@@ -131,7 +131,7 @@ def test_a_model_without_parameters():
 
 TARGETS = {
     "negative": ([-1], F.cross_entropy, "-1"),
-    "too large": ([10, 7, 10], F.cross_entropy, "7, 10"),
+    "too large": ([7, 3, 7], F.cross_entropy, "3, 7"),
     "ignored by default": ([-100, 5], F.cross_entropy, "5"),  # only the second is to blame
     "ignored by a module": ([255, 5], nn.CrossEntropyLoss(ignore_index=255), "5"),
     "ignored by a partial": ([255, 5], functools.partial(F.cross_entropy, ignore_index=255), "5"),

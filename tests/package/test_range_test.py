@@ -254,7 +254,6 @@ def test_training_after_a_range_test_is_training_without_one(data):
 
 # --- the figure ---------------------------------------------------------------------------------------------------
 
-
 EVEN, NARROW, WIDE = np.linspace(1e-3, 1, 200), np.geomspace(0.05, 0.5, 200), np.geomspace(1e-6, 10, 200)
 DIP = np.exp(np.linspace(-1.2, 0.8, 200) ** 2)
 

@@ -40,14 +40,6 @@ def pack(data):
     return gzip.compress(data, mtime=0)
 
 
-def pretend(files, mirrors, cache, replace=setattr):
-    """Let `lrtut` take these files for MNIST's, download them from these mirrors, and fill `cache`."""
-    replace(lrtut.data, "FILES", files)
-    replace(lrtut.data, "MIRRORS", mirrors)
-    replace(lrtut.data, "_VALIDATION", {"MNIST": VAL, "digits": 250})
-    replace(lrtut.data.platformdirs, "user_cache_dir", lambda name: str(cache))
-
-
 class Mirror:
     """A server on the loopback address: serves the tiny set well until `fault` says how badly.
 
