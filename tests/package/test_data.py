@@ -58,6 +58,7 @@ def test_small_digits_are_scikit_learns_and_lie_in_the_middle_as_mnists_do():
 def test_train_size_above_what_there_is(tiny, capsys):
     with pytest.raises(ValueError, match=f"train_size=11: MNIST has 10 training images.*at most {TRAIN - VAL}"):
         load_mnist(tiny, train_size=TRAIN - VAL + 1)
+    assert len(load_mnist(tiny, train_size=TRAIN - VAL).x_train) == TRAIN - VAL
     assert len(load_mnist("digits", train_size=5000).x_train) == 1250
     assert "asked for 5,000; there are no more" in capsys.readouterr().out
 

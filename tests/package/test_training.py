@@ -61,20 +61,21 @@ def test_trains_in_train_mode_and_validates_in_eval_mode():
 
 
 def test_images_are_shuffled_by_seed_and_validated_and_lose_an_incomplete_batch():
-    x = torch.randint(0, 256, (70, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(70) % 10
+    x = torch.randint(0, 256, (150, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(150) % 10
     data = Digits(x, y, x[:20], y[:20], x[:5], y[:5], name="digits")
 
     def trained(**kwargs):
         model = mlp(device="cpu")
         return model, train(model, sgd(model, 0.01), data, epochs=2, **kwargs)
 
-    model, history = trained(batch_size=32)
+    model, history = trained(batch_size=64)
     validated = evaluate(model, batches(data.x_val, data.y_val, shuffle=False))
     assert (history.val_loss[1], history.val_accuracy[1]) == validated and len(history.val_loss) == 2
-    assert history.loss == trained(batch_size=32)[1].loss != trained(batch_size=32, seed=1)[1].loss
+    assert history.loss == trained(batch_size=64)[1].loss != trained(batch_size=64, seed=1)[1].loss
     assert history.steps_per_epoch == 2 and len(history.loss) == 4
-    assert len(trained()[1].loss) == 2  # fewer than a batch: they are kept
+    assert trained()[1].steps_per_epoch == 1  # of 128
+    assert trained(batch_size=200)[1].steps_per_epoch == 1  # fewer than a batch: they are kept
 
 
 @pytest.mark.parametrize("tensor", [False, True])
