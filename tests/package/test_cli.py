@@ -19,7 +19,8 @@ import lrtut
 from lrtut import cli
 
 LESSONS = {
-    1: ["import os, torch, warnings", "warnings.warn('steep')", "print(torch.get_num_threads(), os.environ['LRTUT_DATA'])"],
+    1: ["import os, torch, warnings", "warnings.warn('steep')",
+        "print(torch.get_num_threads(), os.environ['LRTUT_DATA'])"],
     2: ["1 + 1", "raise ValueError('too steep')", "print('never')"],
     3: ["import os\nos._exit(1)"],
     4: ["import time", "open('../started', 'w').close()\ntime.sleep(15)\nopen('../ended', 'w').close()"],

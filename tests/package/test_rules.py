@@ -1,4 +1,4 @@
-"""The rules on known curves: a rate where there is one to see, a refusal that says what was seen where there is none."""
+"""The rules on known curves: a rate where there is one to see, else a refusal that says what was seen."""
 
 import math
 

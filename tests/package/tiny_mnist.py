@@ -1,4 +1,4 @@
-"""MNIST in small: files of 12 + 4 images that `load_mnist` takes for the real ones, and a mirror that serves them badly."""
+"""MNIST in small: files of 12 + 4 images, and a mirror that serves them badly."""
 
 import gzip
 import hashlib
