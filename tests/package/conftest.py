@@ -1,14 +1,26 @@
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
-from tiny_mnist import Mirror, make_tiny, pretend
+from tiny_mnist import VAL, Mirror, make_tiny
 
 import lrtut.data
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A folder laid out as MNIST is, of 12 + 4 images that `load_mnist` takes for the real ones."""
-    files = make_tiny(tmp_path / "tiny")
-    pretend(files, ["http://127.0.0.1:9/"], tmp_path / "cache", monkeypatch.setattr)
+    monkeypatch.setattr(lrtut.data, "FILES", make_tiny(tmp_path / "tiny"))
+    monkeypatch.setattr(lrtut.data, "MIRRORS", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(lrtut.data, "_VALIDATION", {"MNIST": VAL, "digits": 250})
+    monkeypatch.setattr(lrtut.data.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
     monkeypatch.delenv("LRTUT_DATA", raising=False)
     return tmp_path / "tiny"
 

@@ -1,28 +1,14 @@
-"""Alt text tells what is drawn, in data and not in places on the page, and reaches a notebook's output."""
+"""Alt text tells what is drawn, in data and not in places on the page."""
 
-import html
 import math
 import re
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 import torch
-from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
 import lrtut
 from lrtut import Run, alt_text
-
-matplotlib.use("agg")
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
-
 
 STRETCHES = ("flat", "falling", "valley", "cliff")
 
@@ -151,15 +137,3 @@ def test_names_and_dates():
     assert "no label, SGD to Adam;" in text and "Line: from 5 to 4, lowest 4 at Adam, highest 5." in text
     assert "loss: 2 bars, lowest 4 at Adam, highest 5 at SGD." in text
     assert "lowest 4 at 2024-01-31, highest 5." in text
-
-
-def test_alt_text_is_in_the_output_of_a_kernels_first_figure_and_no_bare_picture_beside_it():
-    first = "import lrtut\nax = lrtut.plot_paths({0.1: [1, 2]}, title='The <first> figure')"
-    notebook = new_notebook(cells=[new_code_cell(first), new_code_cell("fig, axes = lrtut.subplots(1, 2)")])
-    NotebookClient(notebook, kernel_name="python3", shutdown_kernel="immediate").execute()
-    for cell in notebook.cells:
-        (bundle,) = [output.data for output in cell.outputs if "text/html" in output.get("data", {})]
-        # JupyterLab, Colab and the website each take the HTML; a bare PNG would be shown without its words.
-        assert set(bundle) == {"text/html", "text/plain"}
-    alt = html.unescape(re.search(r'<img alt="([^"]+)"', notebook.cells[0].outputs[0].data["text/html"])[1])
-    assert alt.startswith("The <first> figure. Chart, x axis: step, ") and "0.1: from 1 to 2" in alt

@@ -1,15 +1,12 @@
-"""Data as they are promised; a mirror that serves badly, a disk that fails, and two processes that fill one cache."""
+"""Data as they are promised; a mirror that serves badly, a disk that fails, and two that fill one cache."""
 
-import contextlib
 import errno
-import json
 import os
+import re
 import socket
-import subprocess
-import sys
 import threading
 import types
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -56,23 +53,14 @@ def test_small_digits_are_scikit_learns_and_lie_in_the_middle_as_mnists_do():
     # Made small again they are what scikit-learn has: 8 × 8, 0 to 16.
     small = torch.nn.functional.interpolate(data.x_test[..., 4:24, 4:24].float(), size=(8, 8), mode="area") * 16 / 255
     assert (small[:, 0] - torch.from_numpy(bunch.images[-297:])).abs().max() < 9
-    # Nearest class mean tells most of them apart, so labels and images of the split belong together.
-    means = torch.stack([data.x_train[data.y_train == k].float().mean(0).flatten() for k in range(10)])
-    guess = torch.cdist(data.x_val.float().flatten(1), means).argmin(1)
-    assert (guess == data.y_val).float().mean() > 0.8
 
 
 def test_train_size_above_what_there_is(tiny, capsys):
     with pytest.raises(ValueError, match=f"train_size=11: MNIST has 10 training images.*at most {TRAIN - VAL}"):
         load_mnist(tiny, train_size=TRAIN - VAL + 1)
+    assert len(load_mnist(tiny, train_size=TRAIN - VAL).x_train) == TRAIN - VAL
     assert len(load_mnist("digits", train_size=5000).x_train) == 1250
     assert "asked for 5,000; there are no more" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("train_size", [0, -1, 2.5, True, "10"])
-def test_train_size_that_is_not_a_size(tiny, train_size):
-    with pytest.raises(ValueError, match="train_size=.*whole number of at least 1"):
-        load_mnist(tiny, train_size=train_size)
 
 
 def test_root_that_does_not_exist(tiny, monkeypatch):
@@ -139,36 +127,26 @@ def test_batches_shuffle_by_seed_anew_at_each_pass():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_batches_refuse_bad_input():
+def test_batches_refuse_another_number_of_targets():
     x, y = numbered()
-    for size in (0, -1, 1.5):
-        with pytest.raises(ValueError, match="batch_size="):
-            batches(x, y, size)
     with pytest.raises(ValueError, match="9 inputs but 10 targets"):
         batches(x[:9], y, 2)
 
 
 # --- the download -----------------------------------------------------------------------------------------------------
 
-# What the printed line says of each fault.
-SAYS = dict.fromkeys(Mirror.FAULTS, "does not match the known hash|IncompleteRead") | {
-    "404": "404",
-    "500": "500",
-    "resets": "onnection|IncompleteRead",
-    "hangs": "the network brought less than",
-    "drips": "the network brought less than",
-}
+SLOW = "the network brought less than"
+SAYS = {"404": "404", "500": "500", "resets": "onnection|IncompleteRead", "hangs": SLOW, "drips": SLOW}
 
 
-def assert_digits(mirror, capsys, words, left=()):
+def assert_digits(mirror, capsys, words):
     """The next call ends in the digits, says why in one line, and leaves nothing behind."""
     capsys.readouterr()
     assert load_mnist().name == "digits"
     line = capsys.readouterr().out
     assert line.count("\n") == 1 and "from scikit-learn: MNIST could not be had (" in line
-    assert any(word in line for word in words.split("|")), line
-    if mirror.cache.is_dir():
-        assert [path.name for path in mirror.cache.iterdir()] == list(left)
+    assert re.search(words, line)
+    assert not mirror.cache.is_dir() or list(mirror.cache.iterdir()) == []
 
 
 def assert_good(mirror, tiny):
@@ -192,7 +170,7 @@ def test_bad_answer_ends_in_the_digits_and_a_good_one_after_it_works(mirror, tin
     mirror.fault, mirror.before_answer = fault, lose_patience
     for _ in range(2):  # the second call trusts nothing that the first one left
         monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 60.0)
-        assert_digits(mirror, capsys, SAYS[fault])
+        assert_digits(mirror, capsys, SAYS.get(fault, "does not match the known hash|IncompleteRead"))
     assert mirror.asked.count(at) == 2
     mirror.fault, mirror.before_answer = None, lambda: None
     monkeypatch.setattr(lrtut.data, "_PATIENCE_S", 60.0)
@@ -215,7 +193,7 @@ def test_name_look_up_that_hangs(mirror, tiny, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(lrtut.data, "_PATIENCE_S", 0.5)
         patch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(30) and [])
-        assert_digits(mirror, capsys, "the network brought less than")
+        assert_digits(mirror, capsys, SLOW)
         released.set()
         for thread in [t for t in threading.enumerate() if t.name == "lrtut-download"]:
             thread.join(30)  # it was left behind, and ends once it hears something
@@ -250,17 +228,9 @@ def test_interrupted_download_leaves_nothing(mirror, tiny, monkeypatch):
     assert_good(mirror, tiny)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "one bit", "packed only"])
-def test_damaged_cache_is_filled_again(mirror, tiny, damage):
+def test_damaged_cache_is_filled_again(mirror, tiny):
     load_mnist()
-    raw = mirror.cache / "MNIST" / "raw"
-    victim = raw / "train-labels-idx1-ubyte"
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[:-1] + (bytes([whole[-1] ^ 1]) if damage == "one bit" else b""))
-    if damage == "packed only":
-        for path in raw.iterdir():
-            if path.suffix != ".gz":
-                path.unlink()
+    (mirror.cache / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(b"half of it")
     mirror.asked.clear()
     assert load_mnist().name == "MNIST" and len(mirror.asked) == 4
     assert_good(mirror, tiny)
@@ -268,50 +238,19 @@ def test_damaged_cache_is_filled_again(mirror, tiny, damage):
 
 # --- a cache that cannot be written -----------------------------------------------------------------------------------
 
-
-@pytest.fixture
-def mount(tmp_path):
-    """Mounts a small file system of its own; skips where that is not allowed."""
-    mounted = []
-
-    def command(*words):
-        with contextlib.suppress(FileNotFoundError):
-            return subprocess.run(words, capture_output=True, text=True)
-        pytest.skip("there is no mount command here")
-
-    def mount(folder, options):
-        folder.mkdir(exist_ok=True)
-        done = command("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
-        if done.returncode:
-            pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-        if folder not in mounted:
-            mounted.append(folder)
-
-    yield mount
-    for folder in mounted:
-        assert command("umount", str(folder)).returncode == 0
+REFUSALS = {"tempfile.TemporaryDirectory": errno.EROFS, "shutil.copyfileobj": errno.ENOSPC}
 
 
-def test_disk_that_says_it_is_full(mirror, tiny, capsys, monkeypatch):
-    """The same, where nothing may be mounted."""
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("function, number", REFUSALS.items())
+def test_a_disk_that_is_read_only_or_full(function, number, mirror, tiny, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(lrtut.data.shutil, "copyfileobj", full)
-        assert_digits(mirror, capsys, "No space left on device")
+        patch.setattr(f"lrtut.data.{function}", refuse)
+        assert_digits(mirror, capsys, os.strerror(number))
+        assert len(mirror.asked) == (4 if number == errno.ENOSPC else 0)  # nothing is fetched that cannot be kept
     assert_good(mirror, tiny)
-
-
-def test_read_only_cache(mirror, tiny, mount, capsys):
-    mount(mirror.cache, "ro")
-    assert_digits(mirror, capsys, "Read-only file system")
-    assert mirror.asked == []  # nothing is fetched that cannot be kept
-    mount(mirror.cache, "remount,rw")
-    assert_good(mirror, tiny)
-    mount(mirror.cache, "remount,ro")
-    assert_good(mirror, tiny)  # a full one need not be written
 
 
 def test_cache_folder_that_cannot_be_made(mirror, tiny, capsys):
@@ -321,37 +260,20 @@ def test_cache_folder_that_cannot_be_made(mirror, tiny, capsys):
     assert_good(mirror, tiny)
 
 
-# --- several processes ------------------------------------------------------------------------------------------------
-
-CHILD = """\
-import json, sys
-from tiny_mnist import pretend
-pretend(*json.loads(sys.argv[1]))
-import lrtut.data
-lrtut.data._TIMEOUT_S = lrtut.data._PATIENCE_S = 600.0  # each waits for the other
-data = lrtut.load_mnist(device="cpu")
-print(json.dumps([data.name, data.x_train.sum().item(), data.y_test.tolist()]))
-"""
+# --- two at once ------------------------------------------------------------------------------------------------------
 
 
-def test_two_processes_fill_the_same_cache_at_once(mirror, tiny, monkeypatch):
-    expected = load_mnist(tiny, device="cpu")
+def test_two_fill_the_same_cache_at_once(mirror, tiny):
     both = threading.Barrier(2)
 
     def wait_for_the_other():  # neither gets its first file before both have asked for it
         if mirror.asked.count(mirror.at) <= 2 and mirror.asked[-1] == mirror.at:
-            both.wait(600)
+            both.wait(60)
 
     mirror.before_answer = wait_for_the_other
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    told = json.dumps([lrtut.data.FILES, [mirror.address], str(mirror.cache)])
-    command = [sys.executable, "-c", CHILD, told]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outs = [child.communicate(timeout=600)[0] for child in children]
-    found = [json.loads(out.splitlines()[-1]) for out in outs]
-    assert found == [["MNIST", expected.x_train.sum().item(), expected.y_test.tolist()]] * 2
+    with ThreadPoolExecutor(2) as pool:
+        assert [data.name for data in pool.map(lambda _: load_mnist(), range(2))] == ["MNIST"] * 2
     assert len(mirror.asked) == 8  # both did download
-    mirror.before_answer = lambda: None
     assert_good(mirror, tiny)
 
 

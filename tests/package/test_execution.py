@@ -21,7 +21,8 @@ def raises(**kwargs):
     except Warning:
         return True
 print(*[raises(category=category, module=module) for category in (UserWarning, DeprecationWarning)
-        for module in ("__main__", "lrtut.sweep", "lrtut.finder.rules")], raises(category=DeprecationWarning, module="another"))
+        for module in ("__main__", "lrtut.sweep", "lrtut.finder.rules")],
+      raises(category=DeprecationWarning, module="another"))
 ----
 import sys
 from tqdm import tqdm
@@ -47,8 +48,13 @@ def test_a_strict_run_fails_on_warnings_and_on_stderr_but_not_on_bars_or_other_p
     monkeypatch.setenv("PYTHONWARNINGS", "")  # put back afterwards
     monkeypatch.delenv("PYTEST_CURRENT_TEST")  # or the kernel would not hand on what libraries in C write
     read_text = Path.read_text
-    no_proc = lambda p, **kwargs: (_ for _ in ()).throw(OSError) if "/proc" in str(p) else read_text(p, **kwargs)  # noqa: E731
-    monkeypatch.setattr(Path, "read_text", no_proc)  # as on a Mac, where memory is asked for in another way
+
+    def without_proc(path, **kwargs):  # as on a Mac, where memory is asked for in another way
+        if "/proc" in str(path):
+            raise OSError
+        return read_text(path, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", without_proc)
     (outcome,) = execute_all([notebook(tmp_path, STRICT)], tmp_path / "build", strict=True)
     assert outcome.error == "cell 3: on stderr: OMP: Info"
     assert outcome.seconds > 0 and outcome.peak_memory > 20e6

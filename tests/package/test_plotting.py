@@ -22,15 +22,8 @@ import lrtut
 from lrtut import History, Run
 from lrtut.cli import find_lessons
 
-matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
 DARK = "#111111"  # as JupyterLab has it
-
-
-@pytest.fixture(autouse=True)
-def close():
-    yield
-    plt.close("all")
 
 
 def history(losses=(3.0, 2.0, 1.0), diverged=False, val=(0.5,)):
@@ -75,11 +68,14 @@ def test_small_rates_are_dark_and_large_ones_bright():
     assert lrtut.lr_colors([0.1, 0.0])[0.0] != lrtut.lr_colors([0.1, 0.0])[0.1]
 
 
+CURVES = {lrtut.plot_paths: [1.0, 2.0], lrtut.plot_loss: history(), lrtut.plot_lr: [1.0, 2.0]}
+
+
 @pytest.mark.parametrize("kind", [float, np.float32, np.int64])
 def test_a_curve_has_the_colour_and_the_name_of_its_rate(kind):
     rates = [kind(rate) for rate in ((1, 2, 900) if kind is np.int64 else (0.001, 0.0011, 1.0))]
     expected = list(lrtut.lr_colors(rates).values())
-    for function, curve in ((lrtut.plot_loss, history()), (lrtut.plot_paths, [1.0, 2.0]), (lrtut.plot_lr, [1.0, 2.0])):
+    for function, curve in CURVES.items():
         ax = function(dict.fromkeys(rates, curve))
         assert [tuple(line.get_color()) for line in ax.lines] == expected, function.__name__
         assert [text.get_text() for text in ax.get_legend().get_texts()] == [f"{rate:g}" for rate in rates]
@@ -116,8 +112,7 @@ def test_sweep_shows_the_median_and_leaves_no_diverged_run_out():
     runs += [Run(0.05, 0, history()), Run(0.05, 1, history((3.0, 0.6), val=())), Run(0.05, 2, 0.7)]
     ax = lrtut.plot_sweep(runs)
     lines = {line.get_label(): line for line in ax.lines}
-    # The last validation loss, else the last training loss. A diverged run counts as infinite: the middle one of 1, 3
-    # and it is 3; of 3 and it there is none.
+    # A run counts by its last validation loss, else its last training loss; one that diverged counts as infinite.
     expected = [[0.05, 0.6], [0.1, 2.0], [0.5, 3.0], [1.0, math.nan], [10.0, math.nan]]
     np.testing.assert_array_equal(lines["median"].get_xydata(), expected)
     # There it goes up to the crosses: the cliff.
@@ -157,14 +152,9 @@ def test_the_median_of_several_seeds_counts_a_run_that_diverged_as_infinite():
     assert other.get_xydata().tolist() == mark.get_xydata().tolist() == [[0, 2.0]] and mark.get_marker() == "X"
     assert [line.get_label() for line in (one, other)] == ["a, 1 of 3 diverged", "b, 2 of 3 diverged"]
     assert "median of 3 seeds" in ax.get_ylabel()
-    with pytest.raises(ValueError, match="no history of 'a': give at least one."):
-        lrtut.plot_loss({"a": []})
 
 
-CURVES = [(lrtut.plot_paths, [1, 2, 3]), (lrtut.plot_loss, history()), (lrtut.plot_lr, [1.0, 2.0])]
-
-
-@pytest.mark.parametrize("function, curve", CURVES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("function, curve", CURVES.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_a_guess_is_marked_at_its_curve_or_on_the_x_axis(function, curve):
     ax = function({0.1: curve, np.float32(0.3): curve}, guess=0.3)
     plain, marked = ax.lines
@@ -174,13 +164,6 @@ def test_a_guess_is_marked_at_its_curve_or_on_the_x_axis(function, curve):
         [] if function is lrtut.plot_paths else [0.5] * 2
     )
     assert "your guess, 0.5: " in lrtut.alt_text(line.figure)
-    plt.close("all")
-    for wrong in ("Adm", math.nan, [1]):
-        with pytest.raises(
-            ValueError, match=re.escape(f"guess={wrong!r} is no curve: give one of 'SGD', or a number.")
-        ):
-            function({"SGD": curve}, guess=wrong)
-    assert plt.get_fignums() == []
 
 
 def test_a_guess_may_be_a_group_and_in_a_sweep_a_rate():
@@ -188,29 +171,22 @@ def test_a_guess_may_be_a_group_and_in_a_sweep_a_rate():
     assert labels == ["group 0", "group 1, your guess"]
     (line,) = [line for line in lrtut.plot_sweep(RUNS, guess=0.1).lines if "guess" in line.get_label()]
     assert list(line.get_xdata()) == [0.1, 0.1]
-    for wrong in ("0.1", 0, math.inf):
-        with pytest.raises(ValueError, match=f"guess={wrong!r}: give a learning rate above zero, such as 0.1, 1"):
-            lrtut.plot_sweep(RUNS, guess=wrong)
-    with pytest.raises(ValueError, match="guess='' is no curve: give a number."):
-        lrtut.plot_loss(history(), guess="")
 
 
-NOTHING = [(lrtut.lr_colors, []), (lrtut.plot_paths, {}), (lrtut.plot_loss, {}), (lrtut.plot_lr, {})]
+NOTHING = [
+    (lrtut.lr_colors, []),
+    (lrtut.plot_paths, {}),
+    (lrtut.plot_loss, {}),
+    (lrtut.plot_lr, {}),
+    (lrtut.plot_sweep, []),
+]
+NOTHING += [(lrtut.plot_loss, {"a": []}), (lrtut.plot_lr, History()), (lrtut.plot_lr, {"a": [0.1], "b": []})]
 
 
-@pytest.mark.parametrize("function, argument", [*NOTHING, (lrtut.plot_sweep, [])])
+@pytest.mark.parametrize("function, argument", NOTHING)
 def test_nothing_to_draw_is_said(function, argument):
-    with pytest.raises(ValueError, match=r"nothing to draw: give at least one learning rate, curve or run\."):
+    with pytest.raises(ValueError, match="(nothing to draw|no history of 'a'|no learning rate.*): give at least one"):
         function(argument)
-    assert plt.get_fignums() == []
-
-
-def test_bad_arguments_are_named():
-    for rates in (History(), {"a": [0.1], "b": []}):
-        with pytest.raises(ValueError, match="no learning rate( of 'b')?: give at least one step."):
-            lrtut.plot_lr(rates)
-    with pytest.raises(ValueError, match="window=0: give a whole number of at least 1"):
-        lrtut.plot_loss(history(), window=0)
     assert plt.get_fignums() == []
 
 
@@ -224,7 +200,7 @@ def test_losses_at_or_below_zero_are_all_in_view(losses):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("rates", itertools.permutations([(0.1, 0.001), (0.1, 0.0), (0.1, 0.05), (1.0, 0.5)], 2))
+@pytest.mark.parametrize("rates", list(itertools.permutations([(0.1, 0.001), (0.1, 0.0), (0.1, 0.05), (1.0, 0.5)], 2)))
 def test_rates_are_in_view_in_panels_that_share_an_axis(rates):
     _, axes = lrtut.subplots(1, 2, sharey=True)
     for ax, values in zip(axes, rates, strict=True):
@@ -254,7 +230,6 @@ def test_colours_are_drawn(scale):
 
 
 def picture(page):
-    """The first PNG in a figure's HTML."""
     data = re.search(r'src="data:image/png;base64,([^"]+)"', page)[1]
     return Image.open(io.BytesIO(base64.b64decode(data)))
 
@@ -283,8 +258,7 @@ def test_a_figures_words_are_read_on_white_and_in_a_dark_theme_also_those_that_a
 
 # --- told apart by everyone ---------------------------------------------------------------------------------------
 
-# Differences in CAM02-UCS (Luo, Cui and Li 2006), where 1 is about what one just sees between two large patches side by
-# side. Lines are thin and lie apart, so we ask for eight times that, and in grey for eight steps of lightness alone.
+# In CAM02-UCS (Luo, Cui and Li 2006), 1 is about what one just sees between two large patches. Lines are thin.
 APART = 8
 VISIONS = {"usual": None, "deuteranopia": "deuteranomaly", "protanopia": "protanomaly", "tritanopia": "tritanomaly"}
 GREY = "grey"
@@ -361,11 +335,6 @@ def gist(alt):
     return {s for s in re.split(r"(?<=\.) ", blank) if not s.startswith("runs at #: ")}
 
 
-def check_readme(figure, name):
-    stored = Image.open(ROOT / "images" / f"{name}.png").info["Description"]
-    assert gist(stored) == gist(lrtut.alt_text(figure)), "uv run lrtut run && uv run python images/make_images.py"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("path", find_lessons(ROOT), ids=lambda path: path.stem)
 def test_a_lessons_figures(path):
@@ -381,6 +350,7 @@ def test_a_lessons_figures(path):
             figure._repr_html_()  # lays the figure out in the course's style
             check_figure(figure, cell.id)
             if "readme" in cell.metadata.get("tags", []):
-                check_readme(figure, cell.id)
+                stored = Image.open(ROOT / "images" / f"{cell.id}.png").info["Description"]
+                assert gist(stored) == gist(lrtut.alt_text(figure)), "uv run nox -s images"
         plt.close("all")
     assert drawn

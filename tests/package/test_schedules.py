@@ -1,4 +1,3 @@
-import math
 import warnings
 from functools import partial
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from toy import Told
 
 from lrtut import preview
 from lrtut import schedules as s
@@ -16,12 +16,10 @@ STEPS = 1000
 
 
 def sequential(optimizer):
-    parts = [
-        torchs.LinearLR(optimizer, start_factor=0.2, total_iters=100),
-        torchs.ConstantLR(optimizer, factor=1.0),
-        torchs.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=500),
-    ]
-    return torchs.SequentialLR(optimizer, parts, milestones=[100, 400])
+    up = torchs.LinearLR(optimizer, start_factor=0.2, total_iters=100)
+    level = torchs.ConstantLR(optimizer, factor=1.0)
+    down = torchs.LinearLR(optimizer, start_factor=1.0, end_factor=0.05, total_iters=500)
+    return torchs.SequentialLR(optimizer, [up, level, down], milestones=[100, 400])
 
 
 TWINS = [
@@ -31,10 +29,7 @@ TWINS = [
     (partial(s.exponential_decay, gamma=0.99), partial(torchs.ExponentialLR, gamma=0.99)),
     (partial(s.polynomial_decay, steps=800, power=2.0), partial(torchs.PolynomialLR, total_iters=800, power=2.0)),
     (partial(s.polynomial_decay, steps=800), partial(torchs.PolynomialLR, total_iters=800)),
-    (
-        partial(s.cosine_decay, steps=STEPS, final=0.01),
-        partial(torchs.CosineAnnealingLR, T_max=STEPS, eta_min=0.01 * LR),
-    ),
+    (partial(s.cosine_decay, steps=STEPS, final=0.1), partial(torchs.CosineAnnealingLR, T_max=STEPS, eta_min=0.1 * LR)),
     (partial(s.cosine_decay, steps=STEPS), partial(torchs.CosineAnnealingLR, T_max=STEPS)),
     (partial(s.linear_warmup, steps=300, start=0.05), partial(torchs.LinearLR, start_factor=0.05, total_iters=300)),
     (partial(s.linear_warmup, steps=300), partial(torchs.LinearLR, start_factor=0.1, total_iters=300)),
@@ -56,20 +51,6 @@ def test_ends_and_beyond():
     wsd = partial(s.warmup_stable_decay, warmup=4, stable=3, decay=5)
     assert [wsd(t) for t in (0, 4, 7, 12, 99)] == [0.1, 1, 1, 0, 0]
     assert s.warmup_stable_decay(0, warmup=0, stable=1, decay=1) == 1  # no warm-up
-
-
-@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "3", math.nan])
-def test_steps_that_are_not_a_number_of_steps_are_named(steps):
-    for call in (
-        lambda: s.step_decay(1, step_size=steps, gamma=0.5),
-        lambda: s.polynomial_decay(1, steps=steps),
-        lambda: s.cosine_decay(1, steps=steps),
-        lambda: s.linear_warmup(1, steps=steps),
-        lambda: s.warmup_stable_decay(9, warmup=1, stable=1, decay=steps),
-        lambda: preview(lambda o: StepLR(o, 1), lr=0.1, steps=steps),
-    ):
-        with pytest.raises(ValueError, match=f"={steps!r}: give a whole number of at least 1"):
-            call()
 
 
 # --- preview ----------------------------------------------------------------------------------------------------------
@@ -94,19 +75,14 @@ def test_preview_passes_warnings_on_and_adds_none():
         preview(lambda o: StepLR(o, 1), lr=0.1, steps=3)
 
 
-@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf, [0.1, -0.2]])
-def test_preview_refuses_rates(lr):
-    with pytest.raises(ValueError, match="learning rate .* must be finite and not negative"):
-        preview(lambda o: StepLR(o, 1), lr=lr, steps=1)
-
-
 def test_preview_refuses_a_scheduler_of_another_optimizer_and_what_is_not_a_scheduler():
     other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     with pytest.raises(ValueError, match="StepLR belongs to another optimizer.*make_scheduler is given"):
         preview(lambda o: StepLR(other, 1), lr=0.1, steps=1)
     assert other.param_groups[0]["lr"] == 1.0
-    with pytest.raises(TypeError, match="make_scheduler returned None"):
-        preview(lambda o: None, lr=0.1, steps=1)
+    for make in (lambda o: [StepLR(o, 1)], lambda o: StepLR, lambda: None):
+        with pytest.raises(TypeError, match=r"make_scheduler (returned|is) .*StepLR\(optimizer, 10\)"):
+            preview(make, lr=0.1, steps=1)
 
 
 def test_preview_of_plateau_wants_a_metric():
@@ -115,8 +91,6 @@ def test_preview_of_plateau_wants_a_metric():
 
     with pytest.raises(ValueError, match="give metric="):
         preview(make, lr=1.0, steps=3)
-    with pytest.raises(ValueError, match="metric has 2 values for 3 steps"):
-        preview(make, lr=1.0, steps=3, metric=[1.0, 1.0])
     for metric in ([1.0] * 4, [1.0] * 9, lambda step: 1.0):
         assert preview(make, lr=1.0, steps=4, metric=metric)[:, 0].tolist() == [1.0, 1.0, 0.5, 0.25]
 
@@ -126,24 +100,8 @@ def test_preview_goes_no_farther_than_the_scheduler():
         preview(lambda o: OneCycleLR(o, 0.1, total_steps=5), lr=0.1, steps=6)
 
 
-class Counted:
-    """A scheduler of another library, as timm's: told how many steps are done."""
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-
-    def step(self, epoch):
-        self.optimizer.param_groups[0]["lr"] = 1 / (1 + epoch)
-
-
-class Uncounted(Counted):
-    def step(self):
-        self.optimizer.param_groups[0]["lr"] /= 2
-
-
-@pytest.mark.parametrize("make, rates", [(Counted, [1, 1 / 2, 1 / 3]), (Uncounted, [1, 1 / 2, 1 / 4])])
-def test_preview_of_a_scheduler_of_another_library(make, rates):
-    assert preview(make, lr=1.0, steps=3)[:, 0].tolist() == rates
+def test_preview_tells_a_scheduler_of_another_library_how_many_steps_are_done():
+    assert preview(Told, lr=0.1, steps=3)[:, 0] == pytest.approx([0.1, 0.1 / 2, 0.1 / 3])
 
 
 WAYS = [
@@ -168,20 +126,3 @@ def test_preview_takes_an_optimizer_as_a_template_and_leaves_it_alone(make):
         assert row.tolist() == [float(group["lr"]) for group in twin.param_groups]
         twin.step(), scheduler.step()
     assert str(template.state_dict()) == before and "initial_lr" not in template.param_groups[0]
-
-
-ODD_MAKERS = [lambda o: [StepLR(o, 1)], lambda o: StepLR, lambda o: lambda o: StepLR(o, 1), StepLR, 3, lambda: None]
-
-
-@pytest.mark.parametrize("make", ODD_MAKERS)
-def test_preview_says_what_a_maker_must_be(make):
-    with pytest.raises(TypeError, match="make_scheduler (returned|is) .*StepLR\\(optimizer, 10\\)"):
-        preview(make, lr=0.1, steps=3)
-
-
-@pytest.mark.parametrize(
-    "metric", ["low", [None] * 3, [1.0, math.nan, 1.0], [], 0.5, torch.ones(3, 2), lambda t: "low"]
-)
-def test_preview_names_an_odd_metric(metric):
-    with pytest.raises(ValueError, match=r"metric (is|has) [\s\S]*: give one number for each step"):
-        preview(ReduceLROnPlateau, lr=1.0, steps=3, metric=metric)

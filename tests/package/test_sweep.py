@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +16,6 @@ from lrtut.data import load_mnist
 
 def square(lr, seed):
     return lr * 10 + seed
-
-
-def fails_once(lr, seed):
-    if (lr, seed) == (0.1, 1):
-        raise ArithmeticError("too steep")
-    return lr
 
 
 def test_results_come_in_order_whoever_finishes_first():
@@ -39,6 +34,11 @@ def test_results_come_in_order_whoever_finishes_first():
 
 
 def test_a_failed_run_is_named_and_loses_no_other():
+    def fails_once(lr, seed):
+        if (lr, seed) == (0.1, 1):
+            raise ArithmeticError("too steep")
+        return lr
+
     with pytest.warns(RuntimeWarning) as said:
         runs = sweep(fails_once, [0.1, 1.0], seeds=(0, 1))
     assert [r.result for r in runs] == [0.1, None, 1.0, 1.0]
@@ -54,7 +54,7 @@ def test_all_failed_raises_from_the_first():
 
     with pytest.raises(RuntimeError, match="all 3 runs failed; the first: lr=0.1 seed=0: KeyError: 0.1") as failure:
         sweep(fails, [0.1, 1.0, 2.0])
-    assert isinstance(failure.value.__cause__, KeyError) and failure.value.__cause__.args == (0.1,)
+    assert failure.value.__cause__ is failure.value.runs[0].error and len(failure.value.runs) == 3
 
 
 @pytest.mark.parametrize("lrs, seeds", [([], (0,)), ([0.1], ())])
@@ -63,10 +63,7 @@ def test_nothing_to_sweep(lrs, seeds):
         sweep(square, lrs, seeds)
 
 
-KEYS = {"tuples": [(0.1, 8), (0.2, 8)], "names": ["sgd", "adam"], "dicts": [{"lr": 1}, {"lr": 2}], "None": [None, 0.1]}
-
-
-@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
+@pytest.mark.parametrize("keys", [[(0.1, 8), (0.2, 8)], [{"lr": 1}, {"lr": 2}]], ids=["tuples", "dicts"])
 def test_anything_is_swept_and_what_is_done_is_kept_whatever_ends_it(keys):
     def run(key, seed):
         return 1 / (key != keys[1] or seed)
@@ -78,27 +75,11 @@ def test_anything_is_swept_and_what_is_done_is_kept_whatever_ends_it(keys):
         warnings.simplefilter("error")
         sweep(run, keys, seeds=(0, 1))
     assert [r.result for r in stop.value.runs] == [1, 1, None, 1]
-    with pytest.raises(RuntimeError) as stop:
-        sweep(run, keys[1:])
-    assert isinstance(stop.value.runs[0].error, ZeroDivisionError)
 
 
-class Client:
-    """As Dask's."""
-
-    def submit(self, *_):
-        raise AssertionError
-
-    def get_executor(self):
-        raise AssertionError
-
-
-@pytest.mark.parametrize(
-    "executor, way_out", [(Client(), r"client\.get_executor\(\)"), (ThreadPoolExecutor, "ThreadPoolExecutor\\(4\\)")]
-)
-def test_what_is_no_executor_is_told_how_to_become_one(executor, way_out):
-    with pytest.raises(TypeError, match=f"executor is .*: give .*{way_out}"):
-        sweep(square, [0.1], executor=executor)
+def test_a_client_of_dask_is_told_how_to_become_an_executor():
+    with pytest.raises(TypeError, match=r"executor is .*: give client\.get_executor\(\)"):
+        sweep(square, [0.1], executor=SimpleNamespace(submit=None, get_executor=None))
 
 
 class Inline(Executor):
@@ -125,21 +106,15 @@ def test_one_torch_thread_in_every_worker_and_the_callers_put_back(make):
         torch.set_num_threads(before)
 
 
-DRAWS = {
-    "rand": lambda: torch.rand(1),
-    "manual_seed": lambda: torch.manual_seed(3),
-    "dropout": lambda: torch.nn.Dropout()(torch.ones(9)),
-}
-
-
-@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_global_random_numbers_are_noticed(draw):
+def test_global_random_numbers_are_noticed():
     with pytest.warns(RuntimeWarning, match="drew random numbers from torch's global state") as said:
-        sweep(lambda lr, seed: draw(), [0.1])
+        sweep(lambda lr, seed: torch.nn.Dropout()(torch.ones(9)), [0.1])
     assert said[0].filename == __file__
 
 
-def make_run():
+def test_same_to_the_bit_whatever_the_executor():
+    import loky
+
     data = load_mnist("digits", train_size=256, device="cpu")
 
     def run(lr, seed):
@@ -148,13 +123,6 @@ def make_run():
         history = train(model, optimizer, data, epochs=1, batch_size=32, seed=seed, progress=False)
         return history.loss, history.val_loss, torch.get_num_threads()
 
-    return run
-
-
-def test_same_to_the_bit_whatever_the_executor():
-    import loky
-
-    run = make_run()
     with warnings.catch_warnings(), ThreadPoolExecutor(1) as one, ThreadPoolExecutor(4) as four:
         warnings.simplefilter("error", RuntimeWarning)  # it draws nothing from the global state
         process = loky.get_reusable_executor(1)  # sends the closure, which the standard one cannot

@@ -1,4 +1,4 @@
-"""MNIST in small: files of 12 + 4 images that `load_mnist` takes for the real ones, and a mirror that serves them badly."""
+"""MNIST in small: files of 12 + 4 images, and a mirror that serves them badly."""
 
 import gzip
 import hashlib
@@ -38,14 +38,6 @@ def md5(data):
 
 def pack(data):
     return gzip.compress(data, mtime=0)
-
-
-def pretend(files, mirrors, cache, replace=setattr):
-    """Let `lrtut` take these files for MNIST's, download them from these mirrors, and fill `cache`."""
-    replace(lrtut.data, "FILES", files)
-    replace(lrtut.data, "MIRRORS", mirrors)
-    replace(lrtut.data, "_VALIDATION", {"MNIST": VAL, "digits": 250})
-    replace(lrtut.data.platformdirs, "user_cache_dir", lambda name: str(cache))
 
 
 class Mirror:
