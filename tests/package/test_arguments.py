@@ -16,6 +16,7 @@ MODEL = network()
 ODD = [None, 3, -1.5, float("nan"), True, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]
 NUMBERS = [None, "odd", b"odd", 1j, {"x": 1}, {1}, object(), int, torch.ones(2, 2, 2), [None]]
 WHOLE = [*NUMBERS, -1.5, float("nan"), True, 0]
+GUESSES = [*NUMBERS[1:], math.nan]
 LISTS = [value for value in ODD if not isinstance(value, set | list | torch.Tensor)]
 DRAWN = {"ax": ODD[1:]}
 TRAINED = {"model": MODEL, "optimizer": sgd(MODEL), "data": pairs(), "epochs": 1, "progress": False}
@@ -46,11 +47,12 @@ CASES = {
     schedules.cosine_decay: ({"step": 1}, {"steps": WHOLE}),
     schedules.linear_warmup: ({"step": 1}, {"steps": WHOLE}),
     schedules.warmup_stable_decay: ({"step": 9, "warmup": 1, "stable": 1}, {"decay": WHOLE}),
-    lrtut.plot_paths: ({"paths": {0.1: [1, 2]}}, {"paths": [*ODD[:8], *ODD[9:]], "guess": NUMBERS[1:], **DRAWN}),
+    lrtut.plot_paths: ({"paths": {0.1: [1, 2]}}, {"paths": [*ODD[:8], *ODD[9:]], "guess": GUESSES, **DRAWN}),
     lrtut.plot_loss: ({"histories": lrtut.History([1.0], [[0.1]])},
-                      {"histories": ODD, "window": WHOLE, "yscale": ODD, "guess": NUMBERS[1:], **DRAWN}),
-    lrtut.plot_lr: ({"lrs": [0.1, 0.2]}, {"lrs": NUMBERS, "steps_per_epoch": WHOLE[1:], "guess": NUMBERS[1:], **DRAWN}),
-    lrtut.plot_sweep: ({"runs": [lrtut.Run(0.1, 0, 1.0)]}, {"runs": ODD, "guess": [*NUMBERS[1:], -1.5], **DRAWN}),
+                      {"histories": ODD, "window": WHOLE, "yscale": ODD, "guess": GUESSES, **DRAWN}),
+    lrtut.plot_lr: ({"lrs": [0.1, 0.2]}, {"lrs": NUMBERS, "steps_per_epoch": WHOLE[1:], "guess": GUESSES, **DRAWN}),
+    lrtut.plot_sweep: ({"runs": [lrtut.Run(0.1, 0, 1.0)]}, {"runs": ODD, "guess": [*GUESSES, -1.5, 0, math.inf],
+                                                             **DRAWN}),
     lrtut.plot_images: ({"x": torch.ones(2, 1, 4, 4)}, {"x": ODD, "y": [*ODD[1:-1], [1]], "columns": WHOLE, **DRAWN}),
     lrtut.lr_colors: ({}, {"lrs": [*NUMBERS, float("nan")]}),
     lrtut.subplots: ({}, {"nrows": WHOLE, "ncols": WHOLE}),
