@@ -24,9 +24,10 @@ def release(session):
 
 @nox.session
 def images(session):
-    """Draw the README's pictures, on MNIST."""
+    """Draw the README's pictures, on MNIST, and look at the figures of all lessons."""
     uv_run(session, "lrtut", "run")
     uv_run(session, "python", "images/make_images.py")
+    uv_run(session, "pytest", "-n0", "-m", "slow", "tests/package/test_plotting.py")
 
 
 @nox.session
