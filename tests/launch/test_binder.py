@@ -55,7 +55,7 @@ def test_binder_installs_the_small_build_with_pip_and_the_package_without_depend
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_each_lesson_fits_in_binders_memory(tmp_path):
-    outcomes = execution.execute_all(find_lessons(ROOT), tmp_path)
+    outcomes = execution.execute_all(find_lessons(ROOT), tmp_path, jobs=2)
     print(f"\n{execution.table(outcomes)}")
     assert not [o for o in outcomes if o.error]
     assert {o.name: o.peak_memory for o in outcomes if not 100e6 < o.peak_memory < MOST_MB * 1e6} == {}
