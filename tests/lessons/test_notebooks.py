@@ -15,7 +15,6 @@ URLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["pro
 REPOSITORY = URLS["Repository"]
 SLUG = REPOSITORY.removeprefix("https://github.com/")
 BRANCH = URLS["Notebooks"].removeprefix(f"{REPOSITORY}/tree/").removesuffix("/notebooks")
-WHOLE_PROGRAM = "program-run"  # of lesson 03: the one cell that may be longer
 EXERCISES = sorted(ROOT.glob("exercises/*/*/*.ipynb"))
 TEXTS = [path for folder in ("", "docs", "benchmarks", "tests") for path in (ROOT / folder).glob("*.md")]
 
@@ -27,7 +26,12 @@ def test_clean_and_short(path):
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
     for cell in code_cells(notebook):
         assert cell.outputs == [] and cell.execution_count is None, cell.id
-        assert len(cell.source.splitlines()) <= (40 if cell.id == WHOLE_PROGRAM else 25), cell.id
+        assert len(cell.source.splitlines()) <= 25, cell.id
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: "/".join(path.parts[-3:-1]))
+def test_an_exercise_has_short_cells(path):
+    assert [cell.id for cell in code_cells(read(path)) if len(cell.source.splitlines()) > 25] == []
 
 
 @each_lesson
