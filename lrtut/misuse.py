@@ -367,31 +367,39 @@ _CONVERSIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def explain_targets(outputs: Any, targets: Tensor, loss_fn: Callable, error: Exception) -> None:
     """Raise ValueError from the error that `loss_fn` raised, where a conversion would help; else note both."""
+    by_torch = _raised_within("torch", error)  # else it is the user's own code that fails, for reasons of its own
     if not isinstance(outputs, Tensor):
-        raise ValueError(
-            f"the model returns a {type(outputs).__name__}, and loss_fn does not take one: give a loss_fn that does, "
-            "as in lambda outputs, targets: F.cross_entropy(outputs[0], targets), or a train_step."
-        ) from error
-    classes = outputs.shape[1] if outputs.ndim > 1 else 0
-    ignored = option_of(loss_fn, "ignore_index", IGNORED)
-    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= classes))]
-    if isinstance(error, IndexError) and classes and len(wrong):
-        found = ", ".join(map(str, torch.unique(wrong)[:5].tolist()))
-        raise ValueError(
-            f"targets hold {found}, but the model has {classes} outputs, for the classes 0 to {classes - 1}: number "
-            "the classes from 0, or give the model more outputs."
-        ) from error
+        if by_torch:
+            raise ValueError(
+                f"the model returns a {type(outputs).__name__}, and loss_fn does not take one: give a loss_fn that "
+                "does, as in lambda outputs, targets: F.cross_entropy(outputs[0], targets), or a train_step."
+            ) from error
+        return
     error.add_note(f"loss_fn got {described('outputs', outputs)}, and {described('targets', targets)}.")
-    for way_out, convert in _CONVERSIONS.items() if _raised_within("torch", error) else ():
+    if isinstance(error, IndexError) and outputs.ndim > 1:
+        classes, ignored = outputs.shape[1], option_of(loss_fn, "ignore_index", IGNORED)
+        wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= classes))]
+        if len(wrong):
+            found = ", ".join(map(str, torch.unique(wrong)[:5].tolist()))
+            raise ValueError(
+                f"targets hold {found}, but the model has {classes} outputs, for the classes 0 to {classes - 1}: "
+                "number the classes from 0, or give the model more outputs."
+            ) from error
+    for way_out, convert in _CONVERSIONS.items() if by_torch else ():
         try:
+            converted = convert(targets)
             with torch.no_grad():
-                loss_fn(outputs, convert(targets))
+                loss_fn(outputs, converted)
+            same = torch.equal(
+                converted.flatten().double(), targets.flatten().double()
+            )  # .long() may cut fractions off
         except Exception:
             continue
-        raise ValueError(
-            f"loss_fn refuses {described('targets', targets)}, for {described('outputs', outputs)}: convert them, by "
-            f"targets{way_out}."
-        ) from error
+        if same:
+            raise ValueError(
+                f"loss_fn refuses {described('targets', targets)}, for {described('outputs', outputs)}: convert them, "
+                f"by targets{way_out}."
+            ) from error
 
 
 def _raised_within(package: str, error: Exception) -> bool:

@@ -97,6 +97,23 @@ def test_what_cannot_be_explained_says_what_model_and_loss_got():
     assert "loss_fn got outputs of shape [60, 3]" in caught.value.__notes__[0]
 
 
+def test_no_conversion_that_changes_the_targets_is_advised():
+    with pytest.raises(RuntimeError, match="expected target dtype|expected scalar type") as caught:
+        evaluate(nn.Linear(4, 3), [(torch.ones(6, 4), torch.full((6,), 0.5))])
+    assert "targets of shape [6]" in caught.value.__notes__[0]
+
+
+def test_an_error_of_the_users_own_loss_is_passed_on_whatever_the_model_returns():
+    def loss_fn(outputs, targets):
+        raise RuntimeError("my own")
+
+    model = nn.LSTM(4, 3)  # returns a tuple
+    with pytest.raises(RuntimeError, match="^my own"):
+        evaluate(model, [samples()], loss_fn)
+    with pytest.raises(ValueError, match="the model returns a tuple, and loss_fn does not take one"):
+        evaluate(model, [samples()])
+
+
 def test_evaluate_changes_nothing():
     model = network(nn.Dropout(0.5), nn.BatchNorm1d(8))
     model[2].eval()
