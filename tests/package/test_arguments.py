@@ -24,7 +24,8 @@ TESTED = {"model": MODEL, "optimizer": sgd(MODEL), "batches": pairs(), "steps": 
 
 CASES = {
     lrtut.train: (TRAINED, {"model": ODD, "optimizer": ODD, "data": ODD[:9], "epochs": WHOLE, "loss_fn": ODD,
-                            "scheduler": ODD[1:], "scheduler_step": ODD, "train_step": ODD[1:]}),
+                            "scheduler": ODD[1:], "scheduler_step": ODD, "train_step": ODD[1:],
+                            "log_interval": WHOLE[1:]}),
     lrtut.lr_range_test: (TESTED, {"model": ODD, "optimizer": ODD, "batches": ODD[:9], "loss_fn": ODD, "scale": ODD,
                                    "start_lr": [*WHOLE, 10.0], "end_lr": [*WHOLE, math.inf, 1e-6],
                                    "steps": [*WHOLE, 19], "train_step": ODD[1:],
