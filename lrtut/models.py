@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lrtut.data import default_device
 from lrtut.misuse import check_whole
@@ -59,6 +60,85 @@ def mlp(seed: int = 0, *, hidden: int = 128, device: torch.device | str | None =
         _bare(nn.Linear, hidden, 10),
     )
     return _initialise(model, seed).to(default_device(device))
+
+
+class _Block(nn.Module):
+    """Attention to the characters before, then a perceptron, each added to what comes in (pre-norm)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.attention(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).transpose(1, 3)  # [B, H, 3, T, D]
+        mixed = F.scaled_dot_product_attention(*heads.unbind(2), is_causal=True)
+        x = x + self.project(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+
+class _GPT(nn.Module):
+    def __init__(self, characters: int, width: int, layers: int, heads: int, context: int):
+        super().__init__()
+        self.embedding, self.position = nn.Embedding(characters, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, characters, bias=False)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        length, context = numbers.shape[1], self.position.num_embeddings
+        if length > context:
+            raise ValueError(f"inputs of {length} characters: this model was made for context={context}.")
+        x = self.embedding(numbers) + self.position.weight[:length]
+        return self.head(self.norm(self.blocks(x)))
+
+
+def tiny_gpt(
+    characters: int,
+    seed: int = 0,
+    *,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    context: int = 64,
+    device: torch.device | str | None = None,
+) -> nn.Module:
+    """A small pre-norm Transformer that predicts the next character: int64 `[N, T]` → logits `[N, T, characters]`.
+
+    >>> text = lrtut.load_text()
+    >>> model = lrtut.tiny_gpt(len(text.alphabet), seed=0)
+    >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+
+    GPT-2 in small (Radford et al. 2019): its initial weights, learned positions, no dropout.
+
+    Args:
+        characters: size of the alphabet.
+        seed: draws the initial weights, without touching torch's global random state.
+        width: numbers that stand for a character; a multiple of `heads`.
+        layers: blocks of attention and perceptron.
+        heads: heads of each attention.
+        context: characters that it can see at most.
+        device: None means CUDA where there is one, else the CPU.
+    """
+    sizes = {"characters": characters, "width": width, "layers": layers, "heads": heads, "context": context}
+    for name, size in sizes.items():
+        check_whole(name, size)
+    check_whole("seed", seed, least=-math.inf)
+    if width % heads:
+        raise ValueError(f"width={width} with heads={heads}: give a width that is a multiple of heads.")
+    with torch.device("meta"):  # no values: torch's own initialisation would draw from the global random state
+        model = _GPT(**sizes)
+    model.to_empty(device="cpu")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                p.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            else:
+                into_sum = name.endswith(("project.weight", "mlp.2.weight"))
+                p.normal_(0, 0.02 / math.sqrt(2 * layers) if into_sum else 0.02, generator=generator)
+    return model.to(default_device(device))
 
 
 def _bare(layer: type[nn.Module], *args, **kwargs) -> nn.Module:

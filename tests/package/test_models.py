@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from lrtut import mlp, small_cnn
+from lrtut import mlp, small_cnn, tiny_gpt
 
 
 def weights(model):
     return torch.cat([p.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("make", [small_cnn, mlp])
+def gpt(seed=0, *, device, **sizes):
+    return tiny_gpt(20, seed, device=device, **sizes)
+
+
+@pytest.mark.parametrize("make", [small_cnn, mlp, gpt])
 def test_seeded_and_silent(make):
     state = torch.get_rng_state()
     expected = {seed: weights(make(seed, device="cpu")) for seed in range(8)}
@@ -22,7 +26,24 @@ def test_seeded_and_silent(make):
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(expected[i % 8], w) for i, w in enumerate(again))
     assert not torch.equal(expected[0], expected[1]) and torch.equal(weights(make(device="cpu")), expected[0])
+
+
+@pytest.mark.parametrize("make", [small_cnn, mlp])
+def test_shapes(make):
     assert make(device="cpu", hidden=5)(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+
+
+def test_a_gpt_sees_only_what_came_before():
+    model, text = gpt(device="cpu", width=16, layers=2, heads=2, context=8), torch.randint(20, (3, 8))
+    later = text.clone()
+    later[:, 5:] = (later[:, 5:] + 1) % 20
+    before, after = model(text), model(later)
+    assert before.shape == (3, 8, 20)
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6) and not torch.allclose(before[:, 5:], after[:, 5:])
+    with pytest.raises(ValueError, match="9 characters: .* context=8"):
+        model(torch.zeros(1, 9, dtype=torch.int64))
+    with pytest.raises(ValueError, match="width=10 with heads=4"):
+        tiny_gpt(20, width=10)
 
 
 @pytest.mark.parametrize("make", [small_cnn, mlp])
