@@ -14,7 +14,7 @@ import nbformat
 from lrtut import answers
 from lrtut.execution import read
 
-SOLUTION_MARKERS = re.compile(r"^\s*### (BEGIN|END) SOLUTION\n?", re.M)
+NOT_SHOWN = re.compile(r"^\s*### (BEGIN|END) SOLUTION\n?|^### BEGIN HIDDEN TESTS$.*^### END HIDDEN TESTS$", re.M | re.S)
 
 
 class SiteError(Exception):
@@ -83,16 +83,16 @@ def gather_exercises(root: Path, source: Path) -> None:
     """Write the exercises and their solutions as the site shows them: tests folded, hidden tests left out."""
     for path in [*root.glob("exercises/release/*/*.ipynb"), *root.glob("exercises/source/*/*.ipynb")]:
         notebook = read(path)
-        notebook.cells = [cell for cell in notebook.cells if not cell.source.startswith("# Hidden tests")]
         for cell in notebook.cells:
             nbgrader = cell.metadata.get("nbgrader", {})
             if cell.cell_type == "code" and nbgrader.get("grade") and not nbgrader.get("solution"):
                 cell.metadata["tags"] = ["hide-input"]
-            cell.source = SOLUTION_MARKERS.sub("", cell.source)
+            cell.source = NOT_SHOWN.sub("", cell.source)
         if path.parts[-3] == "source":
             title = notebook.cells[0].source.splitlines()[0].replace("Exercises", "Solutions")
             exercises = f"../../release/{path.stem}/{path.name}"
             notebook.cells[0].source = f"{title}\n\nOne way to solve each of [the exercises]({exercises})."
+            del notebook.cells[-1]  # the link from the exercises to this page
         _write(source / path.relative_to(root), notebook)
 
 

@@ -26,11 +26,12 @@ def errors(name, answers, hidden):
     stubs = {cell.id: cell.source for cell in read("release", name).cells}
     names, found = {"__name__": "__main__"}, {task: [] for task in ANSWERS[name]}
     for cell in read("source", name).cells:
-        if cell.cell_type != "code" or (cell.id.endswith("-hidden") and not hidden):
+        if cell.cell_type != "code":
             continue
         task = cell.id.split("-")[0]
         answered = cell.id.endswith("-answer")
-        source = answers.get(task, stubs[cell.id]) if answered else cell.source
+        source = cell.source if hidden and not answered else stubs[cell.id]
+        source = answers.get(task, source) if answered else source
         try:
             exec(compile(TransformerManager().transform_cell(source), cell.id, "exec"), names)
         except Exception as error:
