@@ -13,6 +13,7 @@ from lrtut.plotting import lr_colors, plot_loss, plot_lr, plot_paths, plot_sweep
 from lrtut.schedules import preview
 from lrtut.sweep import Run, sweep
 from lrtut.training import History, train
+from lrtut.vectorised import vectorised_sweep
 from lrtut.version import VersionError, __version__, require
 
 # fmt: off
@@ -20,6 +21,7 @@ __all__ = [
     "CATALOGUE", "Digits", "History", "NoSuggestion", "RangeTest", "Run", "VersionError", "__version__", "alt_text",
     "batches", "evaluate", "explore", "load_mnist", "lr_colors", "lr_range_test", "mlp", "normalise", "plot_images",
     "plot_loss", "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "small_cnn", "subplots", "sweep", "train",
+    "vectorised_sweep",
 ]
 # fmt: on
 

@@ -78,7 +78,7 @@ def sweep(
         Whatever ends the sweep, Ctrl-C included, the attribute `runs` of the exception holds the runs that are done.
     """
     _check_run(run, executor)
-    lrs, seeds = _listed("lrs", lrs), _listed("seeds", seeds)
+    lrs, seeds = listed("lrs", lrs), listed("seeds", seeds)
     pairs = [(lr, seed) for lr in lrs for seed in seeds]
     if not pairs:
         raise ValueError("nothing to sweep: give at least one learning rate and one seed.")
@@ -127,7 +127,7 @@ def _check_run(run: Any, executor: Any) -> None:
         raise TypeError(f"executor is {short(executor)}: give {way_out}.")
 
 
-def _listed(name: str, values: Any) -> list:
+def listed(name: str, values: Any) -> list:
     if isinstance(values, torch.Tensor | np.ndarray):
         values = values.tolist()
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
