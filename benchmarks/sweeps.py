@@ -116,6 +116,8 @@ def picture(data, file: str, rates: int = 200, seeds: int = 8) -> None:
 
 def table() -> str:
     made_on, records = load("sweeps")
+    if not records:
+        return "Not measured yet."
     cost, alone, slept = records["overhead"], records["run"], records["sleeping"]
     one = statistics.median(alone["seconds"])
     ideal = slept["runs"] / slept["threads"]

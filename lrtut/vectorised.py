@@ -82,6 +82,7 @@ def vectorised_sweep(
     misuse.check_kind("schedule", schedule, Callable | None, "give a function of the step, as in lrtut.schedules")
     for name, number in {"epochs": epochs, "batch_size": batch_size, "at_once": at_once}.items():
         misuse.check_whole(name, number)
+    misuse.check_parts(nn.Identity(), {"loss_fn": loss_fn}, **{} if isinstance(data, Digits) else {"data": data})
     lrs, seeds = listed("lrs", lrs), listed("seeds", seeds)
     pairs = [(lr, seed) for lr in lrs for seed in seeds]
     if not pairs:
@@ -178,7 +179,7 @@ class _Stack:
 
     def __init__(self, make_model: Callable, make_optimizer: Callable, members: list[tuple], loss_fn: Callable):
         models = [make_model(seed) for _, seed in members]
-        misuse.check_parts(models[0], {"loss_fn": loss_fn})
+        misuse.check_parts(models[0], {})
         optimizers = [make_optimizer(m.parameters(), lr) for m, (lr, _) in zip(models, members, strict=True)]
         misuse.check_trains(models[0], optimizers[0])
         self.model, self.loss_fn, self.device, self.steps = models[0], loss_fn, device_of(models[0]), 0

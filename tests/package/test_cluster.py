@@ -27,7 +27,7 @@ def cluster(workers):
     return distributed.LocalCluster(workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client():
     with cluster(2) as two, distributed.Client(two) as client:
         yield client
@@ -60,8 +60,8 @@ def test_same_to_the_bit_as_threads_and_the_data_are_sent_once(client, tmp_path)
         history = train(model, optimizer, data.digits, epochs=1, batch_size=32, seed=seed, progress=False)
         return history.loss, history.val_loss
 
-    there = sweep(run, [0.01, 0.1, 0.3], range(4), client.get_executor())
-    assert there == sweep(run, [0.01, 0.1, 0.3], range(4))
+    there = sweep(run, [0.01, 0.1], range(3), client.get_executor())
+    assert there == sweep(run, [0.01, 0.1], range(3))
     arrivals = [file.name.split("-")[0] for file in tmp_path.iterdir()]
     assert len(arrivals) == len(set(arrivals)) <= 2 and str(os.getpid()) not in arrivals
 
@@ -100,7 +100,10 @@ def test_a_worker_that_joins_late_takes_its_share(tmp_path):
 
 def test_results_come_and_are_kept_while_others_run(client, tmp_path):
     def run(lr, seed):
-        wait_for(lambda: lr < 4 or any(tmp_path.glob("*.pickle")))
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:  # it is not the first
+            wait_for(lambda: any(tmp_path.glob("*.pickle")))
         return lr
 
     assert [r.result for r in sweep(run, LRS, executor=client.get_executor(), keep=tmp_path, key=0)] == LRS
@@ -110,8 +113,5 @@ def test_the_program_of_the_page_runs(tmp_path):
     (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8").split("\n## ")[1], re.S)
     (tmp_path / "rates.py").write_text(program, encoding="utf-8")
     environment = os.environ | {"LRTUT_DATA": "digits"}
-    for _ in range(2):  # the second time, it reads what the first one kept
-        done = subprocess.run(
-            [sys.executable, "rates.py"], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0 and "best rate" in done.stdout, done.stderr
+    done = subprocess.run([sys.executable, "rates.py"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "best rate" in done.stdout, done.stderr
