@@ -55,7 +55,8 @@ def sweep(
         executor: None means threads, one for each core. Any `concurrent.futures.Executor` works, and is left open. For
             processes take loky's (`loky.get_reusable_executor()`): it can send a function that was defined in a
             notebook, and it does not fork a process in which OpenMP has started, which hangs. For a cluster take
-            Dask's (`client.get_executor()`): `run`, with the data that it uses, is sent to each worker once.
+            Dask's (`client.get_executor()`): `run`, with the data that it uses, is sent to each worker once:
+            docs/sweep_on_a_cluster.md.
         keep: a folder in which each run's result is kept (pickled) as soon as it ends. A sweep that finds a run there
             does not run it again, after a crash or a restart either. Runs that failed are not kept.
         key: what makes two runs the same, beside rate and seed: numbers, text, lists or dicts, such as
