@@ -48,7 +48,7 @@ def seconds(action) -> float:
 def dask(processes: int, threads: int):
     from distributed import Client, LocalCluster
 
-    cluster = LocalCluster(processes, threads_per_worker=threads, host="127.0.0.1", dashboard_address=None)
+    cluster = LocalCluster(n_workers=processes, threads_per_worker=threads, host="127.0.0.1", dashboard_address=None)
     return Client(cluster), cluster
 
 
@@ -83,7 +83,7 @@ def run(data) -> dict:
     size = len(pickle.dumps(once()))
     times = [seconds(once) for _ in range(5)]
     torch.set_num_threads(threads)
-    return {"seconds": times, "history_bytes": size, "data_bytes": len(pickle.dumps(data))}
+    return {"images": len(data.x_train), "seconds": times, "history_bytes": size, "data_bytes": len(pickle.dumps(data))}
 
 
 def asleep(runs: int = 10_000, threads: int = 100) -> dict:
@@ -128,7 +128,7 @@ def table() -> str:
         f"| overhead a run, threads | {1e3 * statistics.median(cost['threads']):.2f} ms |",
         f"| overhead a run, Dask | {1e3 * statistics.median(cost['dask']):.2f} ms |",
         f"| sent a run, Dask, all ways together | {cost['bytes'] / 1e3:.1f} kB, and the result |",
-        f"| one run: an epoch of {IMAGES:,} images | {one:.2f} s; its `History` {alone['history_bytes'] / 1e3:.1f} kB |",
+        f"| one run: an epoch of {alone['images']:,} images | {one:.2f} s; its `History` {alone['history_bytes'] / 1e3:.1f} kB |",
         f"| sent once to each worker: the data | {alone['data_bytes'] / 1e6:.1f} MB |",
         f"| {slept['runs']:,} runs that sleep 1 s, on {slept['threads']} worker threads of Dask "
         f"| {slept['seconds']:.1f} s, {slept['seconds'] / ideal:.2f} × the ideal |",
@@ -154,11 +154,13 @@ def main() -> None:
         return
     gpu = torch.cuda.get_device_name() if DEVICE == "cuda" else None
     made_on = machine() | {"cores": usable_cores(), "data": data.name, "gpu": gpu}
-    records = {"overhead": overhead(), "run": run(data), "sleeping": asleep()}
+    parts = {"run": lambda: run(data)}
+    parts |= {f"vectorised {n}": lambda n=n: vectorised(data, n) for n in SIZES}
+    records = {}
+    for name, measure in (parts | {"overhead": overhead, "sleeping": asleep}).items():
+        records[name] = measure()
+        print(name, records[name], flush=True)
     save("sweeps", made_on, records)
-    for networks in SIZES:
-        records[f"vectorised {networks}"] = vectorised(data, networks)
-        save("sweeps", made_on, records)
     print(table())
 
 

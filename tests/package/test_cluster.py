@@ -24,7 +24,7 @@ LRS = [float(i) for i in range(12)]
 
 
 def cluster(workers):
-    return distributed.LocalCluster(workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
+    return distributed.LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
 
 
 @pytest.fixture(scope="module")
