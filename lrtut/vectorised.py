@@ -43,7 +43,8 @@ def vectorised_sweep(
     >>> runs = lrtut.vectorised_sweep(lrtut.small_cnn, data, [0.01, 0.1, 1.0], seeds=range(8), epochs=3)
     >>> ax = lrtut.plot_sweep(runs)
 
-    It is meant for a GPU, which one small network leaves idle. On a CPU it gains little: use `sweep` there.
+    It is meant for a GPU, which one small network leaves idle. On a CPU it gains little, and with convolutions it loses
+    (benchmarks/README.md): use `sweep` there.
 
     Each run is the one that `train` would give with this seed, but for rounding: losses agree to 1e-9 in float64, and
     to 1e-3 in float32 over a hundred steps, at rates at which training is stable. A network whose loss turns NaN or
