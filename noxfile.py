@@ -88,6 +88,12 @@ def gpu(session):
 
 
 @nox.session
+def cluster(session):
+    """Sweep on Dask: two worker processes, one that is killed, one that joins late."""
+    uv_run(session, "--group=cluster", "pytest", "-n0", "-m", "slow", "tests/package/test_cluster.py", *session.posargs)
+
+
+@nox.session
 def classroom(session):
     """Run the slow tests of grading: plain nbgrader on every assignment, a run that is interrupted."""
     uv_run(session, "pytest", "-m", "slow", "tests/classroom", *session.posargs)
@@ -122,9 +128,9 @@ def mutants(session):
 
 @nox.session
 def benchmarks(session):
-    """Run a benchmark and make the tables: -- training, finders, one_cycle, overhead, grading or gpu."""
+    """Run a benchmark and make the tables: -- training, finders, one_cycle, overhead, grading, gpu or sweeps."""
     name, *options = session.posargs or session.error("which one? nox -s benchmarks -- training")
-    uv_run(session, "--group=finders", "python", f"benchmarks/{name}.py", *options)
+    uv_run(session, "--group=finders", "--group=cluster", "python", f"benchmarks/{name}.py", *options)
     tables(session)
 
 

@@ -15,6 +15,7 @@ from lrtut.schedules import preview
 from lrtut.sweep import Run, sweep
 from lrtut.text import Text, load_text, text_batches
 from lrtut.training import History, train
+from lrtut.vectorised import vectorised_sweep
 from lrtut.version import VersionError, __version__, require
 
 # fmt: off
@@ -22,7 +23,7 @@ __all__ = [
     "CATALOGUE", "Digits", "History", "NoSuggestion", "RangeTest", "Run", "Text", "VersionError", "__version__",
     "alt_text", "batches", "evaluate", "explore", "load_mnist", "load_text", "lr_colors", "lr_range_test", "mlp",
     "normalise", "plot_images", "plot_loss", "plot_lr", "plot_paths", "plot_sweep", "preview", "require", "sharpness",
-    "small_cnn", "subplots", "sweep", "text_batches", "tiny_gpt", "train",
+    "small_cnn", "subplots", "sweep", "text_batches", "tiny_gpt", "train", "vectorised_sweep",
 ]
 # fmt: on
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,28 +39,45 @@ def evaluate(
     """
     misuse.check_parts(model, {"loss_fn": loss_fn}, data=data)
     modes = [(module, module.training) for module in model.modules()]
-    device = device_of(model)
-    summed = misuse.option_of(loss_fn, "reduction", "mean") == "sum"
-    total, share, right, count, batches_seen = 0.0, 0.0, 0, 0, 0
+
+    def score(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
+        outputs, loss = forward(model, inputs, targets, loss_fn)
+        return loss, right_answers(model, outputs, targets, loss_fn)
+
     model.eval()
     try:
-        for batch in data:
-            inputs, targets = on_device(batch, device)
-            outputs, loss = forward(model, inputs, targets, loss_fn)
-            batches_seen += 1
-            counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
-            if targets.is_floating_point():
-                counted = torch.ones_like(counted)
-            weight = _weight(loss_fn, targets, counted)
-            if weight:
-                total += loss.item() * (1 if summed else weight)  # in float64, whatever the model's type
-                share += counted.sum().item() if summed else weight
-            hits = None if right is None else _hits(model, outputs, targets, loss_fn)
-            right = None if hits is None else right + (hits & counted).sum().item()
-            count += counted.sum().item()
+        loss, accuracy = mean_score(score, data, device_of(model), loss_fn)
     finally:
         for module, training in modes:
             module.training = training
+    return float(loss), None if accuracy is None else float(accuracy)
+
+
+def mean_score(
+    score: Callable, data: Iterable, device: torch.device, loss_fn: Callable
+) -> tuple[float | np.ndarray, float | np.ndarray | None]:
+    """Mean loss and accuracy over batches, from `score(inputs, targets) -> (loss, right)`, as `right_answers` says.
+
+    The loss may be a tensor of several models' `[M]`; then `right` is `[M, …]`, and so is what comes out.
+    """
+    summed = misuse.option_of(loss_fn, "reduction", "mean") == "sum"
+    total, share, right, count, batches_seen = 0.0, 0.0, 0, 0, 0
+    for batch in data:
+        inputs, targets = on_device(batch, device)
+        loss, hits = score(inputs, targets)
+        batches_seen += 1
+        counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
+        if targets.is_floating_point():
+            counted = torch.ones_like(counted)
+        number = counted.sum().item()
+        weight = _weight(loss_fn, targets, counted)
+        if weight:
+            # In float64, whatever the model's type.
+            total = total + loss.cpu().double().numpy() * (1 if summed else weight)
+            share += number if summed else weight
+        if right is not None:
+            right = None if hits is None else right + (hits & counted).flatten(loss.ndim).sum(-1).cpu().numpy()
+        count += number
     if batches_seen == 0:
         raise ValueError("evaluate() was given no batch: the iterable is empty.")
     return total / share if share else math.nan, None if right is None or count == 0 else right / count
@@ -73,7 +91,7 @@ def _weight(loss_fn: Callable, targets: Tensor, counted: Tensor) -> float:
     return counted.sum().item()
 
 
-def _hits(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
+def right_answers(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
     """For each target whether the outputs name it; None where they are no class scores."""
     binary = (nn.BCELoss, nn.BCEWithLogitsLoss)
     of_pairs = isinstance(loss_fn, binary) or loss_fn in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)

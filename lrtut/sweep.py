@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from lrtut import keeping
 from lrtut.misuse import short
 
 
@@ -32,6 +33,8 @@ def sweep(
     seeds: Iterable = (0,),
     executor: Executor | None = None,
     *,
+    keep: str | os.PathLike | None = None,
+    key: Any = None,
     progress: bool = True,
 ) -> list[Run]:
     """Call `run(lr, seed)` for each pair, several at once.
@@ -51,7 +54,14 @@ def sweep(
         seeds: seeds; each rate is run with each.
         executor: None means threads, one for each core. Any `concurrent.futures.Executor` works, and is left open. For
             processes take loky's (`loky.get_reusable_executor()`): it can send a function that was defined in a
-            notebook, and it does not fork a process in which OpenMP has started, which hangs.
+            notebook, and it does not fork a process in which OpenMP has started, which hangs. For a cluster take
+            Dask's (`client.get_executor()`): `run`, with the data that it uses, is sent to each worker once:
+            docs/sweep_on_a_cluster.md.
+        keep: a folder in which each run's result is kept (pickled) as soon as it ends. A sweep that finds a run there
+            does not run it again, after a crash or a restart either. Runs that failed are not kept.
+        key: what makes two runs the same, beside rate and seed: numbers, text, lists or dicts, such as
+            `{"model": "small_cnn", "epochs": 3, "version": 2}`. Change it when you change the code or the data: nothing
+            else is looked at.
         progress: show a bar on anything longer than two seconds.
 
     Returns:
@@ -59,32 +69,40 @@ def sweep(
         RuntimeWarning; the others go on.
 
     Raises:
-        ValueError: no rate or no seed.
-        TypeError: `run` is not a function, `lrs` or `seeds` not a list, `executor` not an Executor.
+        ValueError: no rate or no seed; `keep` without `key`, or the other way round.
+        TypeError: `run` is not a function, `lrs` or `seeds` not a list, `executor` not an Executor; with `keep`, a key,
+            rate or seed that is more than numbers, text, lists and dicts.
+        OSError: the folder `keep` cannot be made or read. One that cannot be written to (a full disk) later on raises
+            a RuntimeWarning, and so does a file that is damaged: its run is run again.
         RuntimeError: every run failed (from the first one's error).
 
         Whatever ends the sweep, Ctrl-C included, the attribute `runs` of the exception holds the runs that are done.
     """
     _check_run(run, executor)
-    lrs, seeds = _listed("lrs", lrs), _listed("seeds", seeds)
+    lrs, seeds = listed("lrs", lrs), listed("seeds", seeds)
     pairs = [(lr, seed) for lr in lrs for seed in seeds]
     if not pairs:
         raise ValueError("nothing to sweep: give at least one learning rate and one seed.")
+    files = keeping.files(keep, key, pairs)
+    runs: list[Run | None] = [keeping.read(file) if file else None for file in files]
     threads = torch.get_num_threads()
     futures: dict[Future, int] = {}
     own = None if executor is not None else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
-    runs: list[Run] = [None] * len(pairs)
     drew = False
     try:
+        sent = _sent_once(run, executor)
         for i, (lr, seed) in enumerate(pairs):
-            futures[(own or executor).submit(_call, run, lr, seed)] = i
-        waiting = as_completed(futures)
-        for future in tqdm(waiting, "sweep", len(pairs), unit="run", delay=2, leave=False, disable=not progress):
-            lr, seed = pairs[futures[future]]
+            if runs[i] is None:
+                futures[(own or executor).submit(_call, sent, lr, seed)] = i
+        bar = {"total": len(pairs), "initial": len(pairs) - len(futures), "unit": "run", "disable": not progress}
+        for future in tqdm(as_completed(futures), "sweep", delay=2, leave=False, **bar):
+            i = futures[future]
             error = CancelledError() if future.cancelled() else future.exception()
             result, touched = (None, False) if error else future.result()
-            runs[futures[future]] = Run(lr, seed, result, error)
+            runs[i] = Run(*pairs[i], result, error)
             drew |= touched
+            if files[i] and not error:
+                keeping.write(files[i], runs[i])
         _report(runs, drew)
     except BaseException as stop:
         stop.runs = [run for run in runs if run is not None]
@@ -110,7 +128,7 @@ def _check_run(run: Any, executor: Any) -> None:
         raise TypeError(f"executor is {short(executor)}: give {way_out}.")
 
 
-def _listed(name: str, values: Any) -> list:
+def listed(name: str, values: Any) -> list:
     if isinstance(values, torch.Tensor | np.ndarray):
         values = values.tolist()
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
@@ -136,6 +154,19 @@ def _call(run: Callable[[Any, Any], Any], lr: Any, seed: Any) -> tuple[Any, bool
     finally:
         torch.set_num_threads(threads)
     return result, not all(map(torch.equal, before, _random_states()))
+
+
+def _sent_once(run: Callable, executor: Executor | None) -> Any:
+    """`run`; on Dask, a task that unpacks it: each worker fetches its outcome once, a late or restarted one too."""
+    client = getattr(executor, "_client", None)  # ClientExecutor has no public way to its client
+    if not hasattr(client, "scatter"):
+        return run
+    import cloudpickle  # Dask brings both
+    import dask
+
+    packed = cloudpickle.dumps(run)
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": 2 * len(packed) + 10**7}):
+        return client.submit(cloudpickle.loads, packed, pure=False)
 
 
 def _random_states() -> list[torch.Tensor]:

@@ -147,7 +147,7 @@ def train(
     misuse.check_whole("epochs", epochs)
     if log_interval is not None:
         misuse.check_whole("log_interval", log_interval)
-    data, val = _in_batches(data, val, batch_size, seed)
+    data, val = in_batches(data, val, batch_size, seed)
     called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
     misuse.check_parts(model, called, data=data, **({} if val is None else {"val": val}))
     misuse.current_rates(optimizer)
@@ -226,7 +226,7 @@ def stepping(scheduler: Any) -> Callable[..., None]:
     return lambda done, history=None: scheduler.step()
 
 
-def _in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
+def in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
     """The images of `load_mnist()` as batches, for training and validation; data in batches as they are."""
     if not isinstance(data, Digits):
         return data, val
@@ -262,14 +262,18 @@ def _epoch(
 
 
 def _record(losses: list[Tensor], history: History) -> None:
-    """Move the epoch's losses into the history in one transfer, up to the first that is not finite."""
+    """Move the epoch's losses into the history in one transfer."""
     if losses:
-        values = torch.stack(losses).tolist()
+        record_losses(torch.stack(losses).tolist(), history)
         losses.clear()
-        last = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
-        history.diverged = last is not None
-        history.loss += values if last is None else values[: last + 1]
-        del history.lrs[len(history.loss) :]
+
+
+def record_losses(values: list[float], history: History) -> None:
+    """Add an epoch's losses, up to the first that is not finite, and cut the rates to their number."""
+    last = next((i for i, value in enumerate(values) if not math.isfinite(value)), None)
+    history.diverged = last is not None
+    history.loss += values if last is None else values[: last + 1]
+    del history.lrs[len(history.loss) :]
 
 
 # --- Ctrl-C -------------------------------------------------------------------------------------------------------
