@@ -147,7 +147,7 @@ def test_the_edge_shows_the_chosen_rate_with_its_own_border():
         rows, texts = shown(chart, {"rate": i}, ["step", "sharpness", "border"], part=1)
         assert sorted(zip(rows["step"], rows["sharpness"], strict=True)) == list(zip([0, 2], runs[lr][1], strict=True))
         assert np.allclose(rows["border"], 2 / lr)
-        assert f"border 2/η is {2 / lr:g}." in texts["lines"] and f"ends at {runs[lr][1][-1]}, the" in texts["lines"]
+        assert f"border 2/η is {2 / lr:g}." in texts["lines"] and f"ends at {runs[lr][1][-1]:g}, the" in texts["lines"]
         rows, _ = shown(chart, {"rate": i}, ["step", "loss"], part=0)
         assert rows["loss"][rows["step"].argsort()].tolist() == runs[lr][0]
     with pytest.raises(ValueError, match="runs is empty"):
