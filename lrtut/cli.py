@@ -47,7 +47,9 @@ def _main(argv: Sequence[str] | None) -> int:
     run.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons, as in 01 05; all by default")
     run.add_argument("--jobs", "-j", type=int, default=1, metavar="N", help="execute N at once (default 1)")
     run.add_argument(
-        "--strict", action="store_true", help="let a warning, or anything else on stderr, fail a lesson (CI does)"
+        "--strict",
+        action="store_true",
+        help="let a warning, a word on stderr or more than 1.3 GB of memory fail a lesson (CI does)",
     )
     commands.add_parser("lab", help="open JupyterLab on the lessons; further options go to jupyter lab")
     arguments, rest = parser.parse_known_args(argv)

@@ -22,6 +22,7 @@ import lrtut
 from lrtut.data import DIGITS, find_data
 
 CELL_TIMEOUT_S = 600
+MOST_BYTES = 1.3e9  # with PyPI's CUDA build; Binder guarantees 1 GB to the whole session, and allows 2
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What tqdm draws in text: a carriage return, then the bar up to its "[elapsed<remaining, rate]", or blanks over it.
 BAR = re.compile(r"\r(?:[^\r\n]*?\[\d+:\d\d[^\]\r\n]*\]| *(?=\r|\n|$))")
@@ -42,7 +43,7 @@ def execute_all(notebooks: Sequence[Path], folder: Path, jobs: int = 1, *, stric
 
     The data are looked for (and downloaded) once, here; every kernel computes with one torch thread, because the
     number of threads changes the last bits of a sum. With `strict`, a warning raised in `lrtut` or in a notebook's own
-    code is an error, and whatever stands on a notebook's stderr fails it.
+    code is an error, and whatever stands on a notebook's stderr fails it, as does a kernel of more than 1.3 GB.
 
     Raises:
         DataError: LRTUT_DATA names a folder that cannot be used.
@@ -172,6 +173,8 @@ def _execute(
     seconds = time.perf_counter() - start
     if strict and not error and (said := on_stderr(document)):
         error = f"cell {said[0]}: on stderr: {said[1].splitlines()[-1]}"
+    if strict and not error and peak > MOST_BYTES:
+        error = f"it took {peak / 1e6:.0f} MB of memory, more than {MOST_BYTES / 1e6:.0f}"
     _drop_widgets(document)
     _write(folder / f"{path.stem}.ipynb", nbformat.writes(document))
     return Outcome(path.stem, seconds, peak, error)

@@ -2,17 +2,12 @@
 
 import logging
 import re
-import sys
 import tomllib
 
 import pytest
 from copies import ROOT
 
-from lrtut import execution
-from lrtut.cli import find_lessons
-
 BINDER = ROOT / "binder"
-MOST_MB = 1300  # with PyPI's CUDA build; Binder guarantees 1 GB to the whole session, and allows 2
 CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 
 
@@ -50,12 +45,3 @@ def test_binder_installs_the_small_build_with_pip_and_the_package_without_depend
 
     script = (BINDER / "postBuild").read_text()
     assert re.findall(r"pip install (.+)", script) == ["--no-cache-dir --no-deps --editable ."]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
-def test_each_lesson_fits_in_binders_memory(tmp_path):
-    outcomes = execution.execute_all(find_lessons(ROOT), tmp_path, jobs=2)
-    print(f"\n{execution.table(outcomes)}")
-    assert not [o for o in outcomes if o.error]
-    assert {o.name: o.peak_memory for o in outcomes if not 100e6 < o.peak_memory < MOST_MB * 1e6} == {}

@@ -62,6 +62,9 @@ def test_a_strict_run_fails_on_warnings_and_on_stderr_but_not_on_bars_or_other_p
     (said,) = [o.text for o in cells[0].outputs if o.name == "stdout"]
     assert said == "True True True True True True None\n"
     assert "3/3" in "".join(o.text for o in cells[1].outputs)  # the bars were there
+    monkeypatch.setattr("lrtut.execution.MOST_BYTES", 20e6)
+    (outcome,) = execute_all([notebook(tmp_path, "x = 1")], tmp_path / "build", strict=True)
+    assert re.fullmatch(r"it took \d+ MB of memory, more than 20", outcome.error)
     # A page cannot show a widget of a kernel that has gone.
     assert not any("application/vnd.jupyter.widget-view+json" in o.get("data", {}) for o in cells[2].outputs)
 
