@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lrtut.explore.chart import GREY, RED, Chart, axis, by_rate, choice, formula, panel, path, slider
 from lrtut.finder import RangeTest
 from lrtut.finder.rules import RULES, WIDTH, smooth, usable
+from lrtut.misuse import check_mapping
 from lrtut.plotting import final_loss
 from lrtut.sweep import Run
 from lrtut.training import History
@@ -91,6 +92,63 @@ def _curve(run: Run, i: int) -> list[dict]:
             row = {"lr": run.lr, "i": i, "seed": run.seed, "step": start + (min(window, len(loss) - start) - 1) / 2}
             rows.append(row | {"loss": float(mean)})
     return rows
+
+
+def edge(runs: Mapping[float, tuple[Sequence[float], Sequence[float]]]) -> Chart:
+    """Loss and sharpness of recorded full-batch runs, with the border 2/η. Slider: the rate.
+
+    Args:
+        runs: for each rate the loss at every step, and the sharpness at evenly spaced steps from the first on.
+
+    Raises:
+        TypeError: `runs` is not a mapping.
+        ValueError: `runs` is empty.
+
+    Example:
+        lrtut.explore.edge({0.3: (losses, sharpnesses)})
+    """
+    check_mapping("runs", runs)
+    if not runs:
+        raise ValueError("runs is empty: give at least one rate with its losses and its sharpnesses.")
+    lrs, losses, curvatures, said = sorted(runs), [], [], []
+    for i, lr in enumerate(lrs):
+        loss, sharpness = runs[lr]
+        losses += _curve(Run(lr, 0, History(loss=list(loss))), i)
+        every = len(loss) / len(sharpness)
+        curvatures += [
+            {"lr": lr, "i": i, "step": k * every, "sharpness": float(value), "border": 2 / lr}
+            for k, value in enumerate(sharpness)
+        ]
+        ends = f"The sharpness ends at {sharpness[-1]:.3g}, the loss at {loss[-1]:.3g}."
+        said.append([f"At {lr:g} the border 2/η is {2 / lr:.3g}.", ends])
+    step, color, domain = axis("step", "step"), by_rate(lrs[0], lrs[-1]), [2 / lrs[-1] / 1.5, 2 / lrs[0] * 1.5]
+    border = {
+        "mark": {"type": "line", "color": RED, "strokeWidth": 2},
+        "encoding": {"x": step, "y": axis("border", "sharpness", domain, log=True)},
+    }
+    loss = axis("loss", "training loss", [min(r["loss"] for r in losses) / 1.2, losses[0]["loss"] * 1.2], log=True)
+    one = [{"filter": "datum.i == rate"}]
+    return Chart(
+        f"Training loss, and sharpness with the border 2/η, at one of {len(lrs)} rates from {lrs[0]:g} to {lrs[-1]:g}, "
+        "which the slider chooses. " + " ".join(line for lines in said for line in lines),
+        f"{json.dumps(said)}[rate]",
+        [slider("rate", "rate, from the smallest to the largest", 0, len(lrs) - 1, 1, 0)],
+        columns=2,
+        concat=[
+            panel(
+                "The loss",
+                path(step, loss, color, size={"value": 14}),
+                data={"values": losses},
+                transform=one,
+            ),
+            panel(
+                "The sharpness, and the border in red",
+                [border, *path(step, axis("sharpness", "sharpness", domain, log=True), color, size={"value": 14})],
+                data={"values": curvatures},
+                transform=one,
+            ),
+        ],
+    )
 
 
 def range_test(test: RangeTest) -> Chart:

@@ -140,6 +140,20 @@ def test_recorded_runs_are_shown_as_they_were():
         explore.sweep([lrtut.Run(0.1, 0, 1.5)])
 
 
+def test_the_edge_shows_the_chosen_rate_with_its_own_border():
+    runs = {0.4: ([2.0, 1.0, 0.5, 0.2], [3.0, 5.1]), 0.1: ([2.0, 1.8, 1.6, 1.5], [3.0, 4.0])}
+    chart = explore.edge(runs)
+    for i, lr in enumerate(sorted(runs)):
+        rows, texts = shown(chart, {"rate": i}, ["step", "sharpness", "border"], part=1)
+        assert sorted(zip(rows["step"], rows["sharpness"], strict=True)) == list(zip([0, 2], runs[lr][1], strict=True))
+        assert np.allclose(rows["border"], 2 / lr)
+        assert f"border 2/η is {2 / lr:g}." in texts["lines"] and f"ends at {runs[lr][1][-1]:g}, the" in texts["lines"]
+        rows, _ = shown(chart, {"rate": i}, ["step", "loss"], part=0)
+        assert rows["loss"][rows["step"].argsort()].tolist() == runs[lr][0]
+    with pytest.raises(ValueError, match="runs is empty"):
+        explore.edge({})
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_range_test_reads_what_its_rule_reads(rule):
     lrs = np.geomspace(1e-4, 10, 120)
