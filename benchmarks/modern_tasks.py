@@ -334,17 +334,16 @@ CHOOSE = [
     Task("MNIST at 14 × 14", "MLP", "AdamW", 32, "all"),
     Task("MNIST at 14 × 14", "MLP", "AdamW", 32, "head"),
     Task("MNIST at 14 × 14", "conv BatchNorm", "momentum", 32, "all"),
-    Task("help", "GPT", "AdamW", 8, "all"),
 ]
 JUDGE = [
-    Task("MNIST", "ViT", "AdamW", 16),
     Task("MNIST", "conv", "momentum", 32, "head"),
     Task("MNIST", "conv", "RMSprop", 16),
     Task("code", "GPT, norm after", "AdamW", 8),
-    Task("code", "GPT", "AdamW", 8, "head"),
-    Task("code", "GRU", "Adam", 16),
+    Task("code", "GPT", "AdamW", 8, "all"),
+    Task("MNIST", "ViT", "AdamW", 16),
     Task("MNIST", "ViT", "AdamW", 8, "LoRA"),
     Task("MNIST", "ResNet", "momentum", 8),
-    Task("code", "GPT", "AdamW", 8, "all"),
+    Task("code", "GPT", "AdamW", 8, "head"),
     Task("MNIST", "ViT", "AdamW", 8, "all"),
+    Task("code", "GRU", "Adam", 16),
 ]

@@ -153,6 +153,14 @@ def test_noise_that_grows_with_the_rate_is_hardly_taken_for_a_valley(flat):
     assert found(losses, 60) <= 12
 
 
+def test_a_valley_before_a_cliff_that_scatters_is_hardly_refused():
+    def losses(seed):  # as with batches of four
+        noise = np.random.default_rng(seed).standard_t(3, 200)
+        return valley(low=0.05, depth=0.5) * np.exp(noise * np.where(GRID > 0.05, 3, 0.15))
+
+    assert found(losses, 60) >= 32
+
+
 def test_a_fall_and_a_rise_at_the_end_count_where_they_stand_out_from_the_noise():
     def falling(height):  # and then broken, so that it need not rise
         return lambda seed: noisy(np.exp(np.r_[np.linspace(height, 0, 199), math.nan]), 0.1, seed)
