@@ -52,7 +52,7 @@ def trained(task: Task, lr: float, seed: int, way: str) -> list[float]:
                 scheduler.step()
             done += 1
             if done % 50 == 0 and not loss.item() < 10 * task.guessing:
-                return [math.inf]
+                return [math.inf, math.inf]
             if done == steps:
                 break
     _, _, x, y = task.split()
@@ -67,16 +67,25 @@ def mean(seeds: list[list[float]], guessing: float) -> float:
     return statistics.fmean(min(losses[0], guessing) for losses in seeds)
 
 
-def measure(task: Task, record: dict, keep) -> None:
+def tested(task: Task, seed: int, end_lr: float = 10.0) -> dict:
+    """The losses of a range test. Where it asks for a larger end_lr, it gets one, as a user would give it."""
+    torch.manual_seed(seed)
+    model = task.make_model(seed)
+    optimizer = task.make_optimizer(model.parameters(), 1e-3)
+    data = task.batches(seed)
+    test = lrtut.lr_range_test(model, optimizer, data, task.loss_fn, end_lr=end_lr, progress=False)
+    try:
+        test.suggestion()
+    except lrtut.NoSuggestion as refusal:
+        if "larger end_lr" in str(refusal) and end_lr == 10.0:
+            return tested(task, seed, 1000.0)
+    return {"end_lr": end_lr, "loss": test.loss.tolist()}
+
+
+def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
     """Fill in what the record of a task lacks; `keep()` after each rate."""
     if "tests" not in record:
-        record["guessing"], record["tests"] = task.guessing, []
-        for seed in TESTS:
-            torch.manual_seed(seed)
-            model = task.make_model(seed)
-            optimizer = task.make_optimizer(model.parameters(), 1e-3)
-            test = lrtut.lr_range_test(model, optimizer, task.batches(seed), task.loss_fn, progress=False)
-            record["tests"].append({"loss": test.loss.tolist(), "divisor": test.divisor})
+        record |= {"guessing": task.guessing, "tests": [tested(task, seed) for seed in TESTS]}
         keep()
     usual = GRID.index(FOLKLORE[task.optimizer])
     for way in WAYS:
@@ -111,9 +120,9 @@ def regret(truth: dict[str, list], guessing: float, lr: float | None) -> float:
     return float((np.interp(math.log(lr), np.log(lrs), losses) - min(losses)) / (guessing - min(losses)))
 
 
-def range_test(losses: dict) -> lrtut.RangeTest:
-    lrs = np.geomspace(1e-6, 10, 200)[: len(losses["loss"]), None]
-    return lrtut.RangeTest(lrs, np.array(losses["loss"]), losses["divisor"])
+def range_test(record: dict) -> lrtut.RangeTest:
+    lrs = np.geomspace(1e-6, record["end_lr"], 200)[: len(record["loss"]), None]
+    return lrtut.RangeTest(lrs, np.array(record["loss"]))  # as for any optimizer but SGD without momentum
 
 
 def suggested(record: dict, rule: str, way: str) -> list[float | None]:
@@ -163,9 +172,24 @@ def ranking(tasks: list[Task], records: dict) -> str:
     return "\n".join(lines)
 
 
+def forgetting(records: dict) -> str:
+    """What training at each constant rate does to the old text, where a whole GPT is fine-tuned."""
+    (task,) = (task for task in JUDGE if task.start == "all" and task.data in TEXTS)
+    record = records[task.name]
+    lines = ["| constant rate | loss on the new text | on the old text |", "|---|---|---|"]
+    for lr, seeds in sorted(record["constant"].items(), key=lambda item: float(item[0])):
+        new, old = (statistics.fmean(ends) for ends in zip(*seeds, strict=True))
+        lines.append(f"| {lr} | {new:.2f} | {old:.2f} |")
+    rates = ", ".join(f"{lr:.2g}" for lr in suggested(record, "minimum", "constant") if lr)
+    return "\n".join(lines) + f"\n\nSuggested: {rates}."
+
+
 def table() -> str:
-    """The table for README.md."""
-    return ranking(JUDGE, load("modern")[1])
+    """The tables for README.md."""
+    records = load("modern")[1]
+    parts = [("Chosen on", ranking(CHOOSE, records)), ("Judged", ranking(JUDGE, records))]
+    parts += [("A GPT that is fine-tuned, and what it forgets", forgetting(records))]
+    return "\n\n".join(f"### {title}\n\n{lines}" for title, lines in parts)
 
 
 def main() -> None:

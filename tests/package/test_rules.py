@@ -14,7 +14,7 @@ from lrtut.finder.rules import RULES
 GRID = np.geomspace(1e-6, 10, 200)
 
 
-def curve(losses, *, lrs=GRID, divisor=6.0):
+def curve(losses, *, lrs=GRID, divisor=4.0):
     losses = np.asarray(losses, float)
     return RangeTest(np.asarray(lrs)[: len(losses), None], losses, divisor)
 
@@ -50,7 +50,7 @@ def parabola(lrs, low):
 # --- what is suggested --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("divisor", [3.0, 6.0])
+@pytest.mark.parametrize("divisor", [3.0, 4.0])
 def test_suggestion_is_the_rate_at_the_minimum_over_the_divisor(divisor):
     losses = parabola(GRID, 0.02)
     test = curve(losses, divisor=divisor)
