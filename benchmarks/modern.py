@@ -106,6 +106,8 @@ def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
                     break
         if task.optimizer != "momentum":
             at(SMALL)
+    record["complete"] = True
+    keep()
 
 
 # --- regret and table ----------------------------------------------------------------------------------------------
@@ -167,29 +169,18 @@ def ranking(tasks: list[Task], records: dict) -> str:
                 lrs = read(task, record, way)
                 refused, asked = refused + lrs.count(None), asked + len(lrs)
                 regrets.append(statistics.fmean(regret(record[way], record["guessing"], lr) for lr in lrs))
-            cells.append(f"{statistics.fmean(regrets):.3f}, {max(regrets):.2f}")
+            cells.append(f"{statistics.fmean(regrets):.3f}, {max(regrets):.2f}" if regrets else "")
         lines.append(f"| {name} | {' | '.join(cells)} | {refused // 2} of {asked // 2} |")
     return "\n".join(lines)
 
 
-def forgetting(records: dict) -> str:
-    """What training at each constant rate does to the old text, where a whole GPT is fine-tuned."""
-    (task,) = (task for task in JUDGE if task.start == "all" and task.data in TEXTS)
-    record = records[task.name]
-    lines = ["| constant rate | loss on the new text | on the old text |", "|---|---|---|"]
-    for lr, seeds in sorted(record["constant"].items(), key=lambda item: float(item[0])):
-        new, old = (statistics.fmean(ends) for ends in zip(*seeds, strict=True))
-        lines.append(f"| {lr} | {new:.2f} | {old:.2f} |")
-    rates = ", ".join(f"{lr:.2g}" for lr in suggested(record, "minimum", "constant") if lr)
-    return "\n".join(lines) + f"\n\nSuggested: {rates}."
-
-
 def table() -> str:
-    """The tables for README.md."""
-    records = load("modern")[1]
-    parts = [("Chosen on", ranking(CHOOSE, records)), ("Judged", ranking(JUDGE, records))]
-    parts += [("A GPT that is fine-tuned, and what it forgets", forgetting(records))]
-    return "\n\n".join(f"### {title}\n\n{lines}" for title, lines in parts)
+    """The tables for README.md, of the tasks that are measured."""
+    records, parts = load("modern")[1], []
+    for title, tasks in (("Chosen on", CHOOSE), ("Judged", JUDGE)):
+        done = [task for task in tasks if records.get(task.name, {}).get("complete")]
+        parts.append(f"### {title} ({len(done)} of {len(tasks)} tasks measured)\n\n{ranking(done, records)}")
+    return "\n\n".join(parts)
 
 
 def main() -> None:

@@ -338,12 +338,11 @@ CHOOSE = [
 JUDGE = [
     Task("MNIST", "conv", "momentum", 32, "head"),
     Task("MNIST", "conv", "RMSprop", 16),
-    Task("code", "GPT, norm after", "AdamW", 8),
+    Task("code", "GPT", "AdamW", 8, "head"),
     Task("code", "GPT", "AdamW", 8, "all"),
-    Task("MNIST", "ViT", "AdamW", 16),
+    Task("MNIST", "ViT", "AdamW", 8),
+    Task("code", "GPT, norm after", "AdamW", 8),
     Task("MNIST", "ViT", "AdamW", 8, "LoRA"),
     Task("MNIST", "ResNet", "momentum", 8),
-    Task("code", "GPT", "AdamW", 8, "head"),
-    Task("MNIST", "ViT", "AdamW", 8, "all"),
     Task("code", "GRU", "Adam", 16),
 ]
