@@ -55,7 +55,7 @@ def plot_range_test(
         ax.axvline(suggestion, color=_RED, ls="--", label=f"suggestion {suggestion:.2g}")
         ax.plot(lowest, least, color=_RED, marker="v", ms=8, ls="none", label=f"minimum {lowest:.2g}")
         where = stretches(test.lr, test.smoothed)
-        part = {PLAIN: "a third", OTHER: "a sixth"}.get(test.divisor, f"1/{test.divisor:g}")
+        part = {PLAIN: "a third", OTHER: "a quarter"}.get(test.divisor, f"1/{test.divisor:g}")
         why = f"The smoothed loss is lowest at {lowest:.2g}"
         why += f"; beside the cliff one keeps a distance: {part} of it, {suggestion:.2g}."
         seen = f"A valley at {lowest:.2g}"

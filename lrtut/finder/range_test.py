@@ -51,7 +51,7 @@ class RangeTest:
     >>> ax = test.plot()
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
-    `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 6.
+    `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 4.
     """
 
     lrs: np.ndarray

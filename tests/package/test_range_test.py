@@ -52,8 +52,8 @@ class Wrapped(torch.optim.Optimizer):
 
 OPTIMIZERS = {
     "sgd": (sgd, 3),
-    "momentum": (lambda m: sgd(m, momentum=0.9), 6),
-    "adam": (lambda m: torch.optim.Adam(m.parameters()), 6),
+    "momentum": (lambda m: sgd(m, momentum=0.9), 4),
+    "adam": (lambda m: torch.optim.Adam(m.parameters()), 4),
     "wrapped": (lambda m: Wrapped(Wrapped(sgd(m))), 3),
 }
 
@@ -264,7 +264,7 @@ def record(lrs, losses, divisor=3.0):
 
 @pytest.mark.parametrize(
     "lrs, scale, divisor, part",
-    [(EVEN, "linear", 3.0, "a third"), (NARROW, "log", 6.0, "a sixth"), (WIDE, "log", 6.0, "a sixth")],
+    [(EVEN, "linear", 3.0, "a third"), (NARROW, "log", 4.0, "a quarter"), (WIDE, "log", 4.0, "a quarter")],
 )
 def test_the_figure_shows_the_curve_and_the_suggestion_and_says_why(lrs, scale, divisor, part):
     test = record(lrs, DIP, divisor)

@@ -1,0 +1,200 @@
+"""Range tests where people say that they fail, against two truths: `uv run nox -s benchmarks -- modern`.
+
+Each task of modern_tasks.py is trained on a grid of rates, three a decade, in two ways: at that rate throughout, and
+with that rate as the peak of a warm-up over the first tenth and a linear decay to zero. A truth is the validation loss
+at the end, the mean of two seeds. From the usual rate the grid goes up and down until half of what there is to learn is
+lost, and to 2e-5 where the optimizer is of Adam's kind. Three range tests of each task, with other seeds, are recorded;
+every rule reads the same curves. The regret of a rate is that of finders.py, read off the grid (linear in the logarithm
+of the rate; at the ends, that of the end).
+
+Results go to results/modern.jsonl after each rate, and a call goes on where the last one stopped. LRTUT_DATA names the
+folder that holds MNIST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from modern_tasks import CHOOSE, FOLKLORE, JUDGE, TEXTS, Task, loss_on
+from report import load, save
+
+import lrtut
+
+GRID = [float(f"{10 ** (k / 3):.4g}") for k in range(-18, 4)]  # 1e-6 to 10
+SEEDS, TESTS = (100, 101), (0, 1, 2)
+WAYS = ("constant", "peak")
+SMALL = 2.154e-05
+
+
+def trained(task: Task, lr: float, seed: int, way: str) -> list[float]:
+    """The loss after training and, of a fine-tuned network of texts, that on the text it was pretrained on."""
+    torch.manual_seed(seed)
+    model = task.make_model(seed)
+    optimizer = task.make_optimizer(model.parameters(), lr)
+    warm, steps = task.steps // 10, task.steps
+    if way == "peak":
+        shape = lambda step: min((step + 1) / warm, (steps - step) / (steps - warm))  # noqa: E731
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
+    done = 0
+    while done < steps:
+        for x, y in task.batches(seed):
+            optimizer.zero_grad()
+            loss = task.loss_fn(model(x), y)
+            loss.backward()
+            optimizer.step()
+            if way == "peak":
+                scheduler.step()
+            done += 1
+            if done % 50 == 0 and not loss.item() < 10 * task.guessing:
+                return [math.inf, math.inf]
+            if done == steps:
+                break
+    _, _, x, y = task.split()
+    losses = [loss_on(model, x, y)]
+    if task.tuned and task.data in TEXTS:
+        losses.append(loss_on(model, *task.split(old=True)[2:]))
+    return [loss if math.isfinite(loss) else math.inf for loss in losses]
+
+
+def mean(seeds: list[list[float]], guessing: float) -> float:
+    """Over the seeds; a run that is worse than guessing counts as guessing."""
+    return statistics.fmean(min(losses[0], guessing) for losses in seeds)
+
+
+def tested(task: Task, seed: int, end_lr: float = 10.0) -> dict:
+    """The losses of a range test. Where it asks for a larger end_lr, it gets one, as a user would give it."""
+    torch.manual_seed(seed)
+    model = task.make_model(seed)
+    optimizer = task.make_optimizer(model.parameters(), 1e-3)
+    data = task.batches(seed)
+    test = lrtut.lr_range_test(model, optimizer, data, task.loss_fn, end_lr=end_lr, progress=False)
+    try:
+        test.suggestion()
+    except lrtut.NoSuggestion as refusal:
+        if "larger end_lr" in str(refusal) and end_lr == 10.0:
+            return tested(task, seed, 1000.0)
+    return {"end_lr": end_lr, "loss": test.loss.tolist()}
+
+
+def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
+    """Fill in what the record of a task lacks; `keep()` after each rate."""
+    if "tests" not in record:
+        record |= {"guessing": task.guessing, "tests": [tested(task, seed) for seed in TESTS]}
+        keep()
+    usual = GRID.index(FOLKLORE[task.optimizer])
+    for way in WAYS:
+        grid = record.setdefault(way, {})
+
+        def at(lr, grid=grid, way=way):
+            if str(lr) not in grid:
+                grid[str(lr)] = [trained(task, lr, seed, way) for seed in SEEDS]
+                keep()
+            return mean(grid[str(lr)], task.guessing)
+
+        best = at(GRID[usual])
+        for rates in (GRID[usual + 1 :], GRID[usual - 1 :: -1]):
+            for lr in rates:
+                loss = at(lr)
+                best = min(best, loss)
+                if loss > (best + task.guessing) / 2:
+                    break
+        if task.optimizer != "momentum":
+            at(SMALL)
+    record["complete"] = True
+    keep()
+
+
+# --- regret and table ----------------------------------------------------------------------------------------------
+
+
+def regret(truth: dict[str, list], guessing: float, lr: float | None) -> float:
+    """Of a rate, read off the grid of a truth; of a refusal (None), 1."""
+    if lr is None:
+        return 1.0
+    lrs = sorted(map(float, truth))
+    losses = [mean(truth[str(rate)], guessing) for rate in lrs]
+    return float((np.interp(math.log(lr), np.log(lrs), losses) - min(losses)) / (guessing - min(losses)))
+
+
+def range_test(record: dict) -> lrtut.RangeTest:
+    lrs = np.geomspace(1e-6, record["end_lr"], 200)[: len(record["loss"]), None]
+    return lrtut.RangeTest(lrs, np.array(record["loss"]))  # as for any optimizer but SGD without momentum
+
+
+def suggested(record: dict, rule: str, way: str) -> list[float | None]:
+    """What a rule reads from each test. Others name no peak of their own: theirs is the same rate."""
+    lrs = []
+    for test in map(range_test, record["tests"]):
+        try:
+            lrs.append(test.max_lr() if (rule, way) == ("minimum", "peak") else test.suggestion(rule))
+        except lrtut.NoSuggestion:
+            lrs.append(None)
+    return lrs
+
+
+def middle(lrs: list[float | None]) -> list[float | None]:
+    """The median of the tests that suggest a rate."""
+    found = [lr for lr in lrs if lr is not None]
+    return [statistics.median(found) if found else None]
+
+
+ROWS: dict[str, Callable[[Task, dict, str], list[float | None]]] = {
+    "lrtut, the default rule": lambda task, record, way: suggested(record, "minimum", way),
+    "lrtut, the median of three tests": lambda task, record, way: middle(suggested(record, "minimum", way)),
+    "valley": lambda task, record, way: suggested(record, "valley", way),
+    "minimum / 10": lambda task, record, way: suggested(record, "minimum/10", way),
+    "steepest": lambda task, record, way: suggested(record, "steepest", way),
+    "no test: 0.01 with momentum, else 0.001": lambda task, record, way: [FOLKLORE[task.optimizer]],
+    "no test: 2e-5": lambda task, record, way: [SMALL],
+}
+
+
+def ranking(tasks: list[Task], records: dict) -> str:
+    """A row for each rule; a column for each truth, from scratch and of pretrained networks."""
+    columns = [(tuned, way) for tuned in (False, True) for way in WAYS]
+    names = [f"{'fine-tuning' if tuned else 'from scratch'}, {way}" for tuned, way in columns]
+    lines = [f"| mean regret, worst | {' | '.join(names)} | refused |", "|---" * (len(columns) + 2) + "|"]
+    for name, read in ROWS.items():
+        cells, refused, asked = [], 0, 0
+        for tuned, way in columns:
+            regrets = []
+            for task in (task for task in tasks if task.tuned == tuned):
+                record = records[task.name]
+                lrs = read(task, record, way)
+                refused, asked = refused + lrs.count(None), asked + len(lrs)
+                regrets.append(statistics.fmean(regret(record[way], record["guessing"], lr) for lr in lrs))
+            cells.append(f"{statistics.fmean(regrets):.3f}, {max(regrets):.2f}" if regrets else "")
+        lines.append(f"| {name} | {' | '.join(cells)} | {refused // 2} of {asked // 2} |")
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """The tables for README.md, of the tasks that are measured."""
+    records, parts = load("modern")[1], []
+    for title, tasks in (("Chosen on", CHOOSE), ("Judged", JUDGE)):
+        done = [task for task in tasks if records.get(task.name, {}).get("complete")]
+        parts.append(f"### {title} ({len(done)} of {len(tasks)} tasks measured)\n\n{ranking(done, records)}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured")
+    records = {} if parser.parse_args().fresh else load("modern")[1]
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for task in CHOOSE + JUDGE:
+        record = records.setdefault(task.name, {})
+        measure(task, record, lambda: save("modern", {"torch": torch.__version__}, records))
+        print(task.name, flush=True)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
