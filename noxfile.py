@@ -128,7 +128,7 @@ def mutants(session):
 
 @nox.session
 def benchmarks(session):
-    """Run a benchmark and make the tables: -- training, finders, modern, one_cycle, overhead, grading, gpu or sweeps."""
+    """Run a benchmark and make the tables: -- training, finders, modern, one_cycle, overhead, grading, sweeps, gpu."""
     name, *options = session.posargs or session.error("which one? nox -s benchmarks -- training")
     uv_run(session, "--group=finders", "--group=cluster", "python", f"benchmarks/{name}.py", *options)
     tables(session)
