@@ -1,50 +1,334 @@
-"""Grade an assignment with limits on what students' code may do. How and why: exercises/README.md.
+"""Grade an assignment with nbgrader, students' code isolated by bubblewrap. How and why: exercises/README.md.
 
 uv run --group classroom python exercises/grade.py 01_what_the_learning_rate_does
 """
 
-from __future__ import annotations
-
 import argparse
+import csv
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
 import sys
-from dataclasses import fields
+import tempfile
+import threading
+import warnings
+from collections import Counter
+from copy import deepcopy
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from grading.kernels import GradingError
-from grading.limits import Limits
-from grading.run import grade, table
+import nbformat
+from isolation import Box, BoxedExecute
+from nbformat.v4 import new_markdown_cell
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.converters import Autograde
+from nbgrader.coursedir import CourseDirectory
+from repair import FOREIGN, MISSING, UNREADABLE, NothingToGrade, below, copy_other_files, read, repair
+from sqlalchemy.exc import SAWarning
+from traitlets.config.loader import PyFileConfigLoader
+
+CONFIG = "nbgrader_config.py"
+# From the best to the worst, with what each means; a verdict is the worst that applies.
+VERDICTS = {
+    "graded": "ran to its end, all cells as handed out",
+    "repaired": "ran to its end after cells were put back or recognised; the remarks say which",
+    "doubtful": "a test that must fail has passed in its kernel: look at its code, the marks may mean nothing",
+    "stopped": "it, or one of its cells, was stopped by a limit or ended itself; what ran to its end has its marks",
+    "foreign": "none of the assignment's cells was found; no marks",
+    UNREADABLE: "the file is no notebook, or the folder has a name that cannot be used; no marks",
+    MISSING: "no notebook was handed in; no marks",
+    "failed": "the grader itself failed; run it again, or grade this one by hand",
+}
+COLUMNS = ["student", "verdict", "score", "max_score", "answers wait for a person", "remarks", "graded from"]
+
+
+class Assignment:
+    """An assignment of the course at `root`, as nbgrader knows it. Ends the program where that is not as it should be."""
+
+    def __init__(self, root: Path, name: str):
+        self.root, self.name = root.resolve(), name
+        if not (root / CONFIG).is_file():
+            sys.exit(f"There is no {CONFIG} in {root}. Name the course's folder with --course.")
+        self.config = PyFileConfigLoader(CONFIG, path=str(root)).load_config()
+        self.config.CourseDirectory.root = str(self.root)
+        # Those who write at the same time wait for each other: SQLite would give up after five seconds.
+        self.config.CourseDirectory.setdefault("db_url", f"sqlite:///{self.root}/gradebook.db?timeout=600")
+        self.course = CourseDirectory(config=self.config)
+        self.released, tests = {}, {}
+        with Gradebook(self.course.db_url) as gradebook:
+            for notebook in gradebook.find_assignment(name).notebooks if self._is_known(gradebook) else []:
+                path = self.path(self.course.release_directory, ".") / f"{notebook.name}.ipynb"
+                self.released[notebook.name] = (
+                    nbformat.read(path, as_version=4) if path.is_file() else nbformat.v4.new_notebook()
+                )
+                tests |= {cell.name: cell.checksum for cell in notebook.source_cells}
+        cells = [
+            cell.metadata.nbgrader
+            for notebook in self.released.values()
+            for cell in notebook.cells
+            if "nbgrader" in cell.metadata
+        ]
+        if not tests or {cell.grade_id for cell in cells} != tests.keys():
+            sys.exit(f"Gradebook and release/ do not agree on {name}. Run: nbgrader generate_assignment --force {name}")
+        self.tests = repr(sorted(tests.items())).encode()
+
+    def _is_known(self, gradebook: Gradebook) -> bool:
+        try:
+            return bool(gradebook.find_assignment(self.name))
+        except MissingEntry:
+            return False
+
+    def path(self, kind: str, student: str) -> Path:
+        return Path(self.course.format_path(kind, student, self.name))
+
+    def folders(self) -> dict[str, Path]:
+        """The students who have handed in something, with their folders."""
+        above = self.path(self.course.submitted_directory, "x").parents[1]
+        found = sorted(p for p in above.iterdir() if not p.name.startswith(".")) if above.is_dir() else []
+        return {path.name: path / self.name for path in found if _is_there(path / self.name)}
+
+    def roster(self) -> set[str]:
+        """The students in roster.csv, who are entered in the gradebook; nobody, if there is no such file."""
+        path = self.root / "roster.csv"
+        if not path.exists():
+            return set()
+        with open(path, encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
+            rows = list(csv.DictReader(file))
+        if not all(row.get("id") for row in rows):
+            sys.exit(f"{path}: its first line must name a column `id`, and each line must have one.")
+        with Gradebook(self.course.db_url) as gradebook:
+            for row in rows:
+                known = {k: row[k] for k in ("first_name", "last_name", "email", "lms_user_id") if row.get(k)}
+                gradebook.update_or_create_student(row["id"], **known)
+        return {row["id"] for row in rows}
+
+    def state(self, folder: Path) -> str:
+        """A hash of a submission's files, names included, and of the assignment's tests."""
+        total = hashlib.sha256(self.tests)
+        for path in below(folder):
+            total.update(os.fsencode(path.relative_to(folder)))
+            try:
+                total.update(path.read_bytes() if path.is_file() and not path.is_symlink() else b"no file")
+            except OSError as error:
+                total.update(type(error).__name__.encode())
+        return total.hexdigest()
+
+    def is_done(self, row: dict | None, student: str, folder: Path) -> bool:
+        graded = self.path(self.course.autograded_directory, student)
+        there = all((graded / f"{notebook}.ipynb").is_file() for notebook in self.released)
+        return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # of another user: the student shall get a verdict that says so
+        return True
+
+
+def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, folder: Path) -> dict:
+    """Grade one submission; its row of the table."""
+    staged = Path(temporary, "submitted", student, assignment.name)
+    staged.mkdir(parents=True)
+    execute = BoxedExecute(box=box, folder=temporary, config=assignment.config)
+    verdicts, remarks = ["graded"], copy_other_files(folder, staged)
+    for name, released in assignment.released.items():
+        try:
+            cells, said = read(folder, name, released)
+            notebook, repairs = repair(cells, released)
+            verdicts.append("foreign" if repairs == [FOREIGN] else "repaired" if said + repairs else "graded")
+            remarks += said + repairs
+        except NothingToGrade as nothing:
+            verdict, execute.refusals[name] = nothing.args
+            notebook = deepcopy(released)
+            verdicts.append(verdict)
+            remarks.append(execute.refusals[name])
+        if remarks:
+            text = "**Remarks of the grader**\n\n" + "\n".join(f"- {_plain(remark)}" for remark in remarks)
+            notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
+        nbformat.write(notebook, staged / f"{name}.ipynb")
+    _autograde(assignment, temporary, student, execute)
+    verdicts += ["stopped"] * execute.stopped + ["doubtful"] * execute.doubtful
+    with Gradebook(assignment.course.db_url) as gradebook:
+        found = gradebook.find_submission(assignment.name, student)
+        grades = [grade for notebook in found.notebooks for grade in notebook.grades]
+        for grade in grades:
+            grade.needs_manual_grade |= execute.doubtful
+            if grade.auto_score is None and not grade.needs_manual_grade and grade.manual_score is None:
+                raise RuntimeError(f"nbgrader gave no mark for {grade.name}")
+        gradebook.db.commit()
+        worst, waits = max(verdicts, key=list(VERDICTS).index), "yes" * found.needs_manual_grade
+        said = " | ".join(map(shown, [*remarks, *execute.remarks]))
+        return dict(zip(COLUMNS, [student, worst, found.score, found.max_score, waits, said, assignment.state(folder)]))
+
+
+def _autograde(assignment: Assignment, temporary: str, student: str, execute: BoxedExecute) -> None:
+    """nbgrader's own Autograde, on what was staged, with our Execute in the place of its."""
+    config, said = deepcopy(assignment.config), []
+    config.CourseDirectory.submitted_directory = str(Path(temporary, "submitted"))
+    course = CourseDirectory(config=config)
+    course.assignment_id, course.student_id = assignment.name, student
+    converter = Autograde(coursedir=course, config=config, force=True)
+    steps = converter.autograde_preprocessors
+    converter.autograde_preprocessors = [execute if step.__name__ == "Execute" else step for step in steps]
+    converter.log.addHandler(handler := logging.Handler(logging.ERROR))
+    handler.emit = lambda record: said.extend(record.getMessage().strip().splitlines())
+    try:
+        converter.start()
+    except Exception as error:
+        errors = [line for line in said if "Error" in line]
+        raise RuntimeError(errors[-1] if errors else str(error)) from error
+
+
+def _plain(text: str) -> str:
+    """Text for a Markdown list in which nothing is markup: file names come from students."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!$&" else c for c in shown(text))
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed and stored, whatever its bytes are."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def wrong_name(student: str, roster: set[str]) -> str:
+    """What is wrong with the name of a folder in submitted/; empty if nothing is."""
+    if bad := sorted({c for c in student if not c.isprintable() or c in '[]*?<>&"\\|{}'}):
+        return f"nbgrader cannot use a folder's name with {', '.join(map(ascii, bad))} in it: rename the folder"
+    if student != student.strip() or student[0] in "=+-@":
+        return "a folder's name must not begin with a space or with = + - @, nor end in a space: rename the folder"
+    alike = [name for name in roster if name.casefold() == student.casefold()]
+    return f"roster.csv has {alike[0]}: rename the folder" if alike and student not in roster else ""
+
+
+def grade_all(assignment: Assignment, box: Box, todo: dict[str, Path], workers: int):
+    """Rows in the order in which they come; each submission has a process of its own, whose end costs no other one."""
+    context, waiting, running = multiprocessing.get_context("fork"), list(todo.items()), {}
+    with tempfile.TemporaryDirectory(prefix="grade-", dir="/tmp") as temporary:  # a socket's path has 107 bytes at most
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    here, there = context.Pipe(duplex=False)
+                    student, folder = waiting.pop(0)
+                    process = context.Process(target=_work, args=(there, assignment, box, temporary, student, folder))
+                    process.start()
+                    there.close()
+                    running[here] = process, student
+                for connection in wait(list(running)):
+                    process, student = running.pop(connection)
+                    try:
+                        yield connection.recv()
+                    except EOFError:
+                        process.join()
+                        why = f"the grading process ended (exit code {process.exitcode}); out of memory?"
+                        yield {"student": student, "verdict": "failed", "remarks": why}
+        finally:
+            for process, _ in running.values():
+                process.kill()
+                process.join()
+
+
+def _work(connection, assignment: Assignment, box: Box, temporary: str, student: str, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    try:
+        connection.send(grade_one(assignment, box, temporary, student, folder))
+    except Exception as error:
+        connection.send({"student": student, "verdict": "failed", "remarks": shown(f"{type(error).__name__}: {error}")})
+
+
+def read_table(path: Path) -> dict[str, dict]:
+    """The rows of a table of verdicts by student."""
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+def write_table(path: Path, rows: dict[str, dict]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, restval="")
+        table.writeheader()
+        table.writerows(rows[student] for student in sorted(rows))
+    part.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 if every submission has a verdict, 1 if the grader failed on one, 2 if nothing could be done."""
+    """Returns 0 if every submission has a verdict, 1 if the grader failed on one or could do nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("assignment", help="its folder's name in submitted/STUDENT/")
     parser.add_argument("--student", action="append", default=[], help="only this one (may be given several times)")
     parser.add_argument("--workers", type=int, default=2, help="submissions at the same time (default 2)")
     parser.add_argument("--again", action="store_true", help="grade those too that have been graded")
     parser.add_argument("--course", type=Path, default=Path(__file__).parent, help="the folder of nbgrader_config.py")
-    for limit in fields(Limits):
-        name = f"--{limit.name.replace('_', '-')}"
-        parser.add_argument(name, type=type(limit.default), default=limit.default, help=f"default {limit.default}")
+    parser.add_argument("--seconds", type=float, default=Box.seconds, help=f"of a notebook (default {Box.seconds})")
+    parser.add_argument("--memory-mb", type=int, default=Box.memory_mb, help=f"of a notebook (default {Box.memory_mb})")
+    parser.add_argument("--trust-students", action="store_true", help="run their code without isolation")
     options = parser.parse_args(arguments)
-    try:
-        limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
-        summary = grade(
-            options.course,
-            options.assignment,
-            students=options.student,
-            workers=options.workers,
-            limits=limits,
-            again=options.again,
+    if min(options.workers, options.seconds, options.memory_mb) <= 0:
+        parser.error("--workers, --seconds and --memory-mb must be above zero")
+    warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    assignment = Assignment(options.course, options.assignment)
+    folders, roster = assignment.folders(), assignment.roster()
+    table = assignment.root / "verdicts" / f"{assignment.name}.csv"
+    rows = {student: row for student, row in read_table(table).items() if student in folders}
+    if unknown := sorted(set(options.student) - set(folders)):
+        sys.exit(
+            f"{', '.join(unknown)} handed in nothing for {assignment.name}; there are {', '.join(folders) or 'none'}"
         )
-    except (GradingError, ValueError) as error:
-        print(f"grade.py: {error}", file=sys.stderr)
-        return 2
+    todo = {}
+    for student in options.student or folders:
+        if wrong := wrong_name(student, roster):
+            rows[shown(student)] = {"student": shown(student), "verdict": UNREADABLE, "remarks": wrong}
+            print(line(rows[shown(student)]))
+        elif options.again or not assignment.is_done(rows.get(student), student, folders[student]):
+            todo[student] = folders[student]
+    box = Box(assignment.root, _data(), options.trust_students, options.seconds, options.memory_mb)
+    if todo and not box.trusted and (why := box.lacks()):
+        sys.exit(
+            f"Students' code cannot be isolated here: {why}\nSee README.md. --trust-students grades without isolation."
+        )
+    done = grade_all(assignment, box, todo, options.workers)
+    try:
+        for number, row in enumerate(done, 1):
+            if roster and row["student"] not in roster:
+                row["remarks"] = " | ".join(filter(None, ["not in roster.csv", row["remarks"]]))
+            rows[row["student"]] = row
+            write_table(table, rows)
+            print(f"[{number}/{len(todo)}]", line(row), flush=True)
     except KeyboardInterrupt:
+        done.close()
         print("\nInterrupted. What was graded is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    print(table(summary))
-    return any(result.verdict == "failed" for result in summary.results.values())
+    write_table(table, rows)
+    counts = Counter(row["verdict"] for row in rows.values())
+    print(*(f"{counts[v]:5}  {v:<10}  {meaning}" for v, meaning in VERDICTS.items() if counts[v]), sep="\n")
+    print(f"{len(rows):5}  in all, {len(todo)} of them graded now; see {table}")
+    return int(counts["failed"] > 0)
+
+
+def _data() -> str:
+    """What `LRTUT_DATA` shall be for all kernels; it says which data that is."""
+    code = "from lrtut.data import find_data; print(*find_data(), sep='\\n')"
+    found, why = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.split("\n")[:2]
+    print(f"Data: {found} ({why}).")
+    return found
+
+
+def line(row: dict) -> str:
+    """A row of the table as a line of text, its remarks below it."""
+    marks = f" {row['score']:g} of {row['max_score']:g}" if row.get("max_score") else ""
+    remarks = "".join(f"\n    {remark}" for remark in row["remarks"].split(" | ") if remark)
+    return f"{row['student']}: {row['verdict']}{marks}{remarks}"
 
 
 if __name__ == "__main__":

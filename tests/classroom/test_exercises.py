@@ -79,18 +79,13 @@ def test_a_variant_never_overwrites_the_public_exercises(tmp_path):
             make_release.main(["--variant", str(tmp_path / "mine.toml"), *options])
 
 
-def test_students_cannot_see_a_variants_values(tmp_path):
-    from grading import course as courses
-
-    course, file = tmp_path / "exercises/mine", tmp_path / "exercises/mine/mine.toml"
-    course.mkdir(parents=True)
-    shutil.copy(EXERCISES / "nbgrader_config.py", course)
-    file.write_text("SEED = 1", encoding="utf-8")
-    assert str(file.resolve()) in courses.to_hide(courses.load(course)[0], [])
-
-
 def test_git_ignores_what_belongs_to_a_class():
     folders = ("submitted", "autograded", "feedback", "downloaded", "verdicts")
-    paths = [*(f"exercises/{folder}/a" for folder in folders), "exercises/gradebook.db", "exercises/grades.csv"]
+    paths = [
+        *(f"exercises/{folder}/a" for folder in folders),
+        "exercises/gradebook.db",
+        "exercises/grades.csv",
+        "exercises/roster.csv",
+    ]
     said = subprocess.run(["git", "check-ignore", *paths], cwd=EXERCISES.parent, capture_output=True, text=True)
     assert said.stdout.splitlines() == paths
