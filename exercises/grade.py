@@ -4,11 +4,13 @@ uv run --group classroom python exercises/grade.py 01_what_the_learning_rate_doe
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,28 +60,15 @@ class Assignment:
         self.config.CourseDirectory.setdefault("db_url", f"sqlite:///{self.root}/gradebook.db?timeout=600")
         self.course = CourseDirectory(config=self.config)
         self.released, tests = {}, {}
-        with Gradebook(self.course.db_url) as gradebook:
-            for notebook in gradebook.find_assignment(name).notebooks if self._is_known(gradebook) else []:
+        with Gradebook(self.course.db_url) as gradebook, contextlib.suppress(MissingEntry, FileNotFoundError):
+            for notebook in gradebook.find_assignment(name).notebooks:
                 path = self.path(self.course.release_directory, ".") / f"{notebook.name}.ipynb"
-                self.released[notebook.name] = (
-                    nbformat.read(path, as_version=4) if path.is_file() else nbformat.v4.new_notebook()
-                )
-                tests |= {cell.name: cell.checksum for cell in notebook.source_cells}
-        cells = [
-            cell.metadata.nbgrader
-            for notebook in self.released.values()
-            for cell in notebook.cells
-            if "nbgrader" in cell.metadata
-        ]
-        if not tests or {cell.grade_id for cell in cells} != tests.keys():
+                self.released[notebook.name] = nbformat.read(path, as_version=4)
+                tests |= {(notebook.name, cell.name): cell.checksum for cell in notebook.source_cells}
+        cells = [(name, c.metadata) for name, notebook in self.released.items() for c in notebook.cells]
+        if not tests or tests.keys() != {(name, m.nbgrader.grade_id) for name, m in cells if "nbgrader" in m}:
             sys.exit(f"Gradebook and release/ do not agree on {name}. Run: nbgrader generate_assignment --force {name}")
         self.tests = repr(sorted(tests.items())).encode()
-
-    def _is_known(self, gradebook: Gradebook) -> bool:
-        try:
-            return bool(gradebook.find_assignment(self.name))
-        except MissingEntry:
-            return False
 
     def path(self, kind: str, student: str) -> Path:
         return Path(self.course.format_path(kind, student, self.name))
@@ -147,7 +136,10 @@ def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, fo
             verdicts.append(verdict)
             remarks.append(execute.refusals[name])
         if remarks:
-            text = "**Remarks of the grader**\n\n" + "\n".join(f"- {_plain(remark)}" for remark in remarks)
+            lines = [
+                re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks
+            ]  # a file's name is no markup
+            text = "\n- ".join(["**Remarks of the grader**\n", *lines])
             notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
         nbformat.write(notebook, staged / f"{name}.ipynb")
     _autograde(assignment, temporary, student, execute)
@@ -162,7 +154,8 @@ def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, fo
         gradebook.db.commit()
         worst, waits = max(verdicts, key=list(VERDICTS).index), "yes" * found.needs_manual_grade
         said = " | ".join(map(shown, [*remarks, *execute.remarks]))
-        return dict(zip(COLUMNS, [student, worst, found.score, found.max_score, waits, said, assignment.state(folder)]))
+        row = student, worst, found.score, found.max_score, waits, said, assignment.state(folder)
+        return dict(zip(COLUMNS, row, strict=True))
 
 
 def _autograde(assignment: Assignment, temporary: str, student: str, execute: BoxedExecute) -> None:
@@ -181,11 +174,6 @@ def _autograde(assignment: Assignment, temporary: str, student: str, execute: Bo
     except Exception as error:
         errors = [line for line in said if "Error" in line]
         raise RuntimeError(errors[-1] if errors else str(error)) from error
-
-
-def _plain(text: str) -> str:
-    """Text for a Markdown list in which nothing is markup: file names come from students."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!$&" else c for c in shown(text))
 
 
 def shown(name: str) -> str:

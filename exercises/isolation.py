@@ -34,6 +34,8 @@ from traitlets import Any, Dict, List
 # All that a kernel sees of the system. The rest, the teacher's files and sockets included, is not there.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu"]
 SYSTEM += [f"/etc/{name}" for name in ("alternatives", "fonts", "group", "ld.so.cache", "localtime", "passwd", "ssl")]
+BWRAP = "--unshare-all --unshare-user --disable-userns --cap-drop ALL --die-with-parent --new-session "
+BWRAP += "--unsetenv JPY_PARENT_PID --proc /proc --dev /dev"
 # memfd_create, memfd_secret, shmget: memory that belongs to no process. add_key, request_key, keyctl: the teacher's keys.
 REFUSED_CALLS = {
     "x86_64": (0xC000003E, 319, 447, 29, 248, 249, 250),
@@ -41,6 +43,7 @@ REFUSED_CALLS = {
 }
 MOST_SHOWN = 20_000_000  # bytes of all that a notebook displays; a cell may print a hundredth of it
 CUT = "... the output is cut off here ..."
+TRICKS = ("__eq__", "mock.ANY")  # what an answer has no use for
 CANARIES = [  # tests that hold nowhere: in an honest kernel, all fail
     "assert 1 == 2 or abs(1 - 2) < 0.5 or isinstance(1, str) or all([False]) or any([False]) or max(1, 2) < 2",
     "assert math.isclose(1, 2)",
@@ -49,15 +52,6 @@ CANARIES = [  # tests that hold nowhere: in an honest kernel, all fail
     "one, two = torch.ones(1), torch.full((1,), 2.0)\n"
     "assert torch.equal(one, two) or torch.allclose(one, two) or torch.isclose(one, two) or one == two",
     "torch.testing.assert_close(torch.ones(1), torch.zeros(1))",
-    """\
-import gc
-def equals_anything(value):
-    try:
-        return bool((value.__new__(value) if issubclass(type(value), type) else value) == object())
-    except Exception:
-        return False
-kinds = [k for k in gc.get_objects() if issubclass(type(k), type) and k.__module__ == "__main__" and "__eq__" in vars(k)]
-assert any(map(equals_anything, [*globals().values(), *kinds]))""",
 ]
 
 
@@ -104,64 +98,43 @@ class Box:
 
     def _command(self, scratch: str, work: str, filter: int) -> list[str]:
         """What to put before a command so that it runs isolated in `work`; `scratch` is the only folder that it shares."""
-        needed = {sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), site.getusersitepackages(), self.data}
-        needed |= {str(Path(find_spec("lrtut").origin).parent)}
+        needed = [sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), site.getusersitepackages()]
+        needed += [str(Path(find_spec("lrtut").origin).parent), f"{self.data}/MNIST"]
         mounts = {path: ["--ro-bind-try", path] for path in SYSTEM}
         mounts |= {path: ["--size", "64000000", "--tmpfs"] for path in ("/tmp", "/run", "/dev/shm", str(Path.home()))}
         mounts |= {path: ["--ro-bind-try", path] for path in needed if path.startswith("/")}
         mounts |= {str(self.course): ["--size", "4096", "--tmpfs"], scratch: ["--bind", scratch]}
-        command = [
-            *self._scope,
-            self._bwrap,
-            "--unshare-all",
-            "--unshare-user",
-            "--disable-userns",
-            "--cap-drop",
-            "ALL",
-        ]
-        command += ["--die-with-parent", "--new-session", "--unsetenv", "JPY_PARENT_PID", "--seccomp", str(filter)]
-        command += ["--proc", "/proc", "--dev", "/dev"]
+        command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
         return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", work]
 
     @contextlib.contextmanager
     def kernel(self, scratch: str):
-        """A running kernel in `scratch`/work: its manager and the `Watch` on it. Afterwards all that it started is gone."""
+        """A running kernel in `scratch`/work: manager, process and `Watch`; afterwards all that it started is gone."""
         specs = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)  # this Python's, not one of the user's
-        # Sockets that are files reach into a network namespace.
-        manager = AsyncKernelManager(
-            kernel_spec_manager=specs, transport="ipc", connection_file=f"{scratch}/kernel.json"
-        )
+        manager = AsyncKernelManager(kernel_spec_manager=specs, connection_file=f"{scratch}/kernel.json")
+        manager.transport = "ipc"  # sockets that are files reach into a network namespace
         manager.context.setsockopt(zmq.MAXMSGSIZE, MOST_SHOWN)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
         # One thread, and no GPU: marks shall not depend on the machine. pip shall say at once that it has no network.
-        kept |= {
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            "PIP_NO_INDEX": "1",
-            "NBGRADER_EXECUTION": "autograde",
-        }
-        kept |= {"IPYTHONDIR": f"{scratch}/ipython", "LRTUT_DATA": self.data}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "LRTUT_DATA": self.data}
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
+        fixed |= {"IPYTHONDIR": f"{scratch}/ipython", "NBGRADER_EXECUTION": "autograde"}
+        options = {"cwd": f"{scratch}/work", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with _refused_calls() as filter:
             if not self.trusted:
                 manager.kernel_spec.argv[:0] = self._command(scratch, f"{scratch}/work", filter)
                 manager.kernel_spec.interrupt_mode = "message"  # a signal would reach bubblewrap alone
-            start = run_sync(manager.start_kernel)
-            start(
-                extra_arguments=["--HistoryManager.hist_file=:memory:"],
-                cwd=f"{scratch}/work",
-                env=kept,
-                pass_fds=[filter],
-                **quiet,
-            )
-        watch = Watch(manager.provisioner.process.pid, self)
+            history = ["--HistoryManager.hist_file=:memory:"]
+            run_sync(manager.start_kernel)(extra_arguments=history, env=kept | fixed, pass_fds=[filter], **options)
+        process = manager.provisioner.process
+        watch = Watch(process.pid, self)
         try:
-            yield manager, watch
+            yield manager, process, watch
         finally:
             watch.kill()
-            run_sync(manager.shutdown_kernel)(now=True)
+            process.wait()
+            run_sync(manager.cleanup_resources)()
 
 
 class Watch(threading.Thread):
@@ -226,11 +199,11 @@ class BoxedExecute(Execute):
         leave = shutil.ignore_patterns("*.ipynb")
         shutil.copytree(resources["metadata"]["path"], f"{scratch}/work", ignore=leave)  # nothing done there stays
         try:
-            with self.box.kernel(scratch) as (manager, self._watch):
+            with self.box.kernel(scratch) as (manager, process, self._watch):
                 try:
                     super().preprocess(nb, resources, km=manager)
                 except Exception as error:  # a kernel that ends, or that sends nonsense, leaves many kinds behind
-                    ended = self._watch.reason or self._why(error, manager.provisioner.process.poll())
+                    ended = self._watch.reason or _why(error, process.poll())
                 finally:
                     if self.kc is not None:
                         self.kc.stop_channels()
@@ -243,9 +216,12 @@ class BoxedExecute(Execute):
             self.remarks.append(f"stopped: {ended}")
             _mark(cells[self._now : self._now + 1], "Stopped", ended)
             _mark(cells[self._now + 1 :], "NotRun", f"this cell did not run, because in an earlier one {ended}")
-        elif not all(map(has_failed, canaries)):
-            self.doubtful = True
-            self.remarks.append("a test that must fail passed: does the code change how tests work?")
+        own = "".join(cell.source for cell in cells if cell.cell_type == "code" and not is_locked(cell))
+        tricks = [f"its code has {trick} in it" for trick in TRICKS if trick in own]
+        if not ended and not all(map(has_failed, canaries)):
+            tricks.append("a test that must fail passed")
+        self.doubtful |= bool(tricks)
+        self.remarks += [f"{trick}: does it change how tests work?" for trick in tricks]
         for cell in cells:
             self._finish(cell)
         return nb, resources
@@ -265,15 +241,6 @@ class BoxedExecute(Execute):
             msg["content"]["text"] = f"{msg['content']['text'][:most]}\n{CUT}\n"
         return super().process_message(msg, cell, cell_index)
 
-    def _why(self, error: Exception, code: int | None) -> str:
-        if code is not None:
-            return (
-                f"the kernel ended by itself (exit code {code}): `exit()`, `os._exit()`, a crash or too little memory"
-            )
-        if isinstance(error, CellTimeoutError):
-            return f"a cell did not stop when it was interrupted after {self.timeout} seconds, or sent too much at once"
-        return f"the kernel sent what nobody understands ({type(error).__name__}: {error})"
-
     def _finish(self, cell: NotebookNode) -> None:
         if cell.cell_type != "code":
             return
@@ -285,6 +252,14 @@ class BoxedExecute(Execute):
             self.remarks.append(f"the cell {name} was interrupted after {self.timeout} seconds")
         if any(CUT in output.get("text", "") for output in cell.outputs):
             self.remarks.append(f"the cell {name} printed more than {MOST_SHOWN / 10**8:g} MB; the rest was dropped")
+
+
+def _why(error: Exception, code: int | None) -> str:
+    if code is not None:
+        return f"the kernel ended by itself (exit code {code}): `exit()`, `os._exit()`, a crash or too little memory"
+    if isinstance(error, CellTimeoutError):
+        return "a cell did not stop when it was interrupted, or sent too much at once"
+    return f"the kernel sent what nobody understands ({type(error).__name__}: {error})"
 
 
 def _mark(cells, name: str, message: str) -> None:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
-from nbgrader.utils import is_grade, is_locked, is_solution, is_task, parse_utc
+from nbgrader.utils import is_grade, is_locked, is_solution, parse_utc
 
 MOST_MB = 20  # of a notebook, and of all other files of one submission together
 LIKE_ENOUGH = 0.3  # of an answer to its stub; unrelated code of the same length has about 0.1
 UNREADABLE, MISSING = "unreadable", "missing"
 FOREIGN = "none of the assignment's cells was found: is this the right file?"
+NEW_CELL = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
+MEANS = ("grade", "solution", "locked", "task", "points", "schema_version")  # what nbgrader's metadata tell it
 Cells = list[NotebookNode]
 
 
@@ -85,18 +87,14 @@ def read_cells(path: Path) -> Cells:
 
 
 def _cell(cell: dict) -> NotebookNode:
-    source = cell.get("source", "")
+    source, metadata = cell.get("source", ""), cell.get("metadata")
     source = "".join(map(str, source)) if isinstance(source, list) else str(source)
-    metadata = cell["metadata"] if isinstance(cell.get("metadata"), dict) else {}
+    source = source.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+    metadata = metadata if isinstance(metadata, dict) else {}
     nbgrader = metadata["nbgrader"] if isinstance(metadata.get("nbgrader"), dict) else {}
-    return from_dict(
-        {
-            "cell_type": cell.get("cell_type") if cell.get("cell_type") in ("code", "markdown") else "raw",
-            "source": source.encode("utf-8", "replace").decode(),  # half a surrogate pair cannot be stored
-            "ids": [value for value in (cell.get("id"), metadata.get("id")) if isinstance(value, str)],
-            "metadata": {"nbgrader": nbgrader},
-        }
-    )
+    kind = cell.get("cell_type") if cell.get("cell_type") in ("code", "markdown") else "raw"
+    ids = [value for value in (cell.get("id"), metadata.get("id")) if isinstance(value, str)]
+    return from_dict({"cell_type": kind, "source": source, "ids": ids, "metadata": {"nbgrader": nbgrader}})
 
 
 def below(folder: Path) -> list[Path]:
@@ -138,38 +136,39 @@ def repair(submitted: Cells, released: NotebookNode) -> tuple[NotebookNode, list
         the notebook, and remarks in the order of the assignment's cells; FOREIGN alone, if it is another notebook.
     """
     places, remarks = _find(submitted, released)
-    cells = [_new(cell, cell.source, {}) for cell in submitted]
+    cells = [NEW_CELL[cell.cell_type](cell.source) for cell in submitted]
     inserts: dict[int, Cells] = {}
     for i, said in remarks.items():
-        original = released.cells[i]
-        if i in places:
-            cell = submitted[places[i]]
-            if is_locked(original) and (cell.cell_type, _text(cell)) != (original.cell_type, _text(original)):
-                said.append("had been changed; the original was used")
-            elif _meta(cell) and _differs(_meta(cell), _meta(original)):
-                said.append("had other nbgrader metadata; the original was used")
-            source = original.source if is_locked(original) else cell.source
-            cells[places[i]] = _new(original, source, deepcopy(original.metadata))
-        elif is_solution(original) and not is_grade(original):
+        original, found = released.cells[i], submitted[places[i]] if i in places else None
+        if found is None and is_solution(original) and not is_grade(original):
             said.append("was not found")  # its stub would take the place of what was written elsewhere
-        else:
+            continue
+        as_released = found is None or is_locked(original)
+        new = NEW_CELL[original.cell_type](original.source if as_released else found.source)
+        new.metadata = deepcopy(original.metadata)
+        if found is None:
             said.append("was missing and was put back")
             place = min((place for k, place in places.items() if k > i), default=len(cells))
-            inserts.setdefault(place, []).append(_new(original, original.source, deepcopy(original.metadata)))
+            inserts.setdefault(place, []).append(new)
+            continue
+        meta, meant = found.metadata.get("nbgrader"), original.metadata.nbgrader
+        if as_released and (found.cell_type, _text(found)) != (original.cell_type, _text(original)):
+            said.append("had been changed; the original was used")
+        elif meta and any(meta.get(key, False) != meant.get(key, False) for key in MEANS):
+            said.append("had other nbgrader metadata; the original was used")
+        cells[places[i]] = new
     together = [cell for k in range(len(cells) + 1) for cell in [*inserts.get(k, []), *cells[k : k + 1]]]
     for number, cell in enumerate(together):
         cell.id = f"cell-{number}"
     notebook = new_notebook(cells=together, metadata=deepcopy(released.metadata), nbformat_minor=5)
     said = [f"the cell {_name(released.cells[i])} {what}" for i in remarks for what in remarks[i]]
-    return notebook, said if places else [FOREIGN]
+    return notebook, [FOREIGN] if remarks.keys().isdisjoint(places) else said
 
 
 def _find(submitted: Cells, released: NotebookNode) -> tuple[dict[int, int], dict[int, list[str]]]:
-    """Where in the submission each cell that nbgrader needs stands, and remarks on each of them; by index in `released`."""
+    """Where in the submission each cell of the assignment stands, and remarks on those that nbgrader needs."""
     needed = {
-        i: cell
-        for i, cell in enumerate(released.cells)
-        if any(f(cell) for f in (is_grade, is_solution, is_locked, is_task))
+        i: cell for i, cell in enumerate(released.cells) if is_grade(cell) or is_solution(cell) or is_locked(cell)
     }
     places: dict[int, int] = {}
     remarks: dict[int, list[str]] = {i: [] for i in needed}
@@ -180,26 +179,22 @@ def _find(submitted: Cells, released: NotebookNode) -> tuple[dict[int, int], dic
             places[i] = (worked_on or found)[-1]
         if len(found) > 1:
             remarks[i].append(f"was there {len(found)} times; the last one that was worked on counts")
-    known, others = (
-        {_name(cell) for cell in needed.values()},
-        [c for i, c in enumerate(released.cells) if i not in needed],
-    )
+    known = {_name(cell) for cell in needed.values()}
     free = [k for k, cell in enumerate(submitted) if _name(cell) not in known]
-    free = [k for k in free if not any(_same_id(c, submitted[k]) or _same_text(c, submitted[k]) for c in others)]
     for alike in (_same_id, _same_text, None):
-        for i, cell in needed.items():
-            if i in places:
-                continue
-            if alike:
+        for i, cell in enumerate(released.cells):
+            match = None
+            if i not in places and alike:
                 match = next((k for k in free if alike(cell, submitted[k])), None)
-            else:  # where nothing is recognised, place says nothing either
-                match = _by_place(i, cell, submitted, places, free) if places and is_solution(cell) else None
+            elif i not in places and is_solution(cell) and not needed.keys().isdisjoint(places):
+                match = _by_place(i, cell, submitted, places, free)
             if match is not None:
                 places[i] = match
                 free.remove(match)
-                remarks[i].append("had lost its nbgrader metadata and was recognised by its text or place")
-    for i in places:
-        if is_grade(needed[i]) and any(place > places[i] for k, place in places.items() if k < i):
+                if i in needed:
+                    remarks[i].append("had lost its nbgrader metadata and was recognised by its text or place")
+    for i in needed.keys() & places.keys():
+        if is_grade(needed[i]) and any(k < i and places.get(k, -1) > places[i] for k in needed):
             remarks[i].append("stands at another place than in the assignment")
     return places, remarks
 
@@ -215,17 +210,8 @@ def _by_place(i: int, cell: NotebookNode, submitted: Cells, places: dict[int, in
     return max((k for k in like if like[k] >= LIKE_ENOUGH), key=like.get, default=None)
 
 
-def _new(cell: NotebookNode, source: str, metadata: dict) -> NotebookNode:
-    make = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}[cell.cell_type]
-    return make(source, metadata=metadata)
-
-
-def _meta(cell: NotebookNode) -> dict:
-    return cell.metadata.get("nbgrader", {})
-
-
 def _name(cell: NotebookNode) -> str:
-    return str(_meta(cell).get("grade_id") or "")
+    return str(cell.metadata.get("nbgrader", {}).get("grade_id") or "")
 
 
 def _text(cell: NotebookNode) -> str:
@@ -238,8 +224,3 @@ def _same_id(cell: NotebookNode, other: NotebookNode) -> bool:
 
 def _same_text(cell: NotebookNode, other: NotebookNode) -> bool:
     return bool(_text(cell)) and cell.cell_type == other.cell_type and _text(cell) == _text(other)
-
-
-def _differs(found: dict, original: dict) -> bool:
-    keys = ("grade", "solution", "locked", "task", "points", "schema_version")
-    return any(found.get(key, False) != original.get(key, False) for key in keys)

@@ -31,7 +31,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         return good(decay=f"{lines}\n{result}")
 
     right, cheat, untouched = good(), good(decay="return 7"), deepcopy(released)
-    doubt = {"verdict": "doubtful", "remark": "a test that must fail passed"}
+    doubt = {"verdict": "doubtful", "points": (0, 3), "remark": "a test that must fail passed"}
     no_marks = {"points": (0, 0)}
     die = "import os; os._exit(3)"
     return {
@@ -97,12 +97,14 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "profile": Pupil(right, beside={"profile_default/startup/a.py": die, ".specs/a": "", "ipython/b": ""}),
         # Programs that change how tests work
         "isclose": Pupil(good(decay="import numpy as np; np.isclose = lambda *a, **k: True\nreturn 1.0"), **doubt),
-        "abs": Pupil(good(decay="global abs\nabs = lambda x: 0\nreturn 1.0"), **doubt),
+        "abs": Pupil(good(decay="global abs\nabs = lambda x: 0\nreturn 1.0"), **(doubt | {"points": (2, 3)})),
         "equal": Pupil(
-            good(
-                decay="class Any(float):\n    __eq__ = __lt__ = lambda *_: True\n    __sub__ = __abs__ = lambda self, *_: self\nreturn Any()"
+            doing(
+                "class Any(float):\n    __eq__ = __lt__ = lambda *_: True\n    __sub__ = __abs__ = lambda self, *_: self",
+                "return Any()",
             ),
-            **doubt,
+            "doubtful",
+            remark="its code has __eq__ in it",
         ),
         "transformer": Pupil(
             good(

@@ -127,7 +127,7 @@ def test_the_roster_is_in_the_gradebook(graded):
 def test_nothing_is_left_behind(graded):
     root, result = graded
     assert result["status"] == 0 and not result["written"]
-    assert not [p for p in psutil.process_iter() if "98765.4" in p.info.get("cmdline", "")]
+    assert not [p for p in psutil.process_iter(["cmdline"]) if "98765.4" in (p.info["cmdline"] or [])]
     assert (root / "submitted/not_json" / NAME / f"{NAME}.ipynb").read_text() == '{"cells": ['
     assert not (root / "written").exists() and not (root / "autograded/linked" / NAME / "timestamp.txt").exists()
 
@@ -140,7 +140,6 @@ def test_what_changed_is_graded_again_and_what_a_person_gave_stays(graded, again
         gradebook.db.commit()
     hand_in(again, "wrong", answer(released(again)))
     shutil.rmtree(again / "autograded" / "binary")
-    rows = dict(csv.reader([])) or grade.read_table(again / "verdicts" / f"{NAME}.csv")
     status, said, rows = run(again)
     assert status == 0 and "2 of them graded now" in said and rows["wrong"]["score"] == "5.0"
     status, said, rows = run(again, "--again", "--student=good", "--student=colab")
