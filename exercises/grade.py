@@ -33,17 +33,8 @@ from sqlalchemy.exc import SAWarning
 from traitlets.config.loader import PyFileConfigLoader
 
 CONFIG = "nbgrader_config.py"
-# From the best to the worst, with what each means; a verdict is the worst that applies.
-VERDICTS = {
-    "graded": "ran to its end, all cells as handed out",
-    "repaired": "ran to its end after cells were put back or recognised; the remarks say which",
-    "doubtful": "a test that must fail has passed in its kernel: look at its code, the marks may mean nothing",
-    "stopped": "it, or one of its cells, was stopped by a limit or ended itself; what ran to its end has its marks",
-    "foreign": "none of the assignment's cells was found; no marks",
-    UNREADABLE: "the file is no notebook, or the folder has a name that cannot be used; no marks",
-    MISSING: "no notebook was handed in; no marks",
-    "failed": "the grader itself failed; run it again, or grade this one by hand",
-}
+# From the best to the worst; a verdict is the worst that applies.
+VERDICTS = ["graded", "repaired", "doubtful", "stopped", "foreign", UNREADABLE, MISSING, "failed"]
 COLUMNS = ["student", "verdict", "score", "max_score", "answers wait for a person", "remarks", "graded from"]
 
 
@@ -76,8 +67,10 @@ class Assignment:
     def folders(self) -> dict[str, Path]:
         """The students who have handed in something, with their folders."""
         above = self.path(self.course.submitted_directory, "x").parents[1]
-        found = sorted(p for p in above.iterdir() if not p.name.startswith(".")) if above.is_dir() else []
-        return {path.name: path / self.name for path in found if _is_there(path / self.name)}
+        found = sorted(above.iterdir()) if above.is_dir() else []
+        found = [path for path in found if path.is_dir() and not path.name.startswith(".")]
+        # What may not be looked into shall get a verdict that says so.
+        return {p.name: p / self.name for p in found if not os.access(p, os.X_OK) or (p / self.name).is_dir()}
 
     def roster(self) -> set[str]:
         """The students in roster.csv, who are entered in the gradebook; nobody, if there is no such file."""
@@ -111,13 +104,6 @@ class Assignment:
         return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # of another user: the student shall get a verdict that says so
-        return True
-
-
 def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, folder: Path) -> dict:
     """Grade one submission; its row of the table."""
     staged = Path(temporary, "submitted", student, assignment.name)
@@ -136,9 +122,8 @@ def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, fo
             verdicts.append(verdict)
             remarks.append(execute.refusals[name])
         if remarks:
-            lines = [
-                re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks
-            ]  # a file's name is no markup
+            # A file's name is no markup.
+            lines = [re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks]
             text = "\n- ".join(["**Remarks of the grader**\n", *lines])
             notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
         nbformat.write(notebook, staged / f"{name}.ipynb")
@@ -152,7 +137,7 @@ def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, fo
             if grade.auto_score is None and not grade.needs_manual_grade and grade.manual_score is None:
                 raise RuntimeError(f"nbgrader gave no mark for {grade.name}")
         gradebook.db.commit()
-        worst, waits = max(verdicts, key=list(VERDICTS).index), "yes" * found.needs_manual_grade
+        worst, waits = max(verdicts, key=VERDICTS.index), "yes" * found.needs_manual_grade
         said = " | ".join(map(shown, [*remarks, *execute.remarks]))
         row = student, worst, found.score, found.max_score, waits, said, assignment.state(folder)
         return dict(zip(COLUMNS, row, strict=True))
@@ -206,12 +191,11 @@ def grade_all(assignment: Assignment, box: Box, todo: dict[str, Path], workers: 
                     running[here] = process, student
                 for connection in wait(list(running)):
                     process, student = running.pop(connection)
-                    try:
-                        yield connection.recv()
-                    except EOFError:
-                        process.join()
-                        why = f"the grading process ended (exit code {process.exitcode}); out of memory?"
-                        yield {"student": student, "verdict": "failed", "remarks": why}
+                    row = {"student": student, "verdict": "failed", "remarks": "the grading process ended"}
+                    with contextlib.suppress(EOFError):
+                        row |= connection.recv()
+                    process.join()
+                    yield row
         finally:
             for process, _ in running.values():
                 process.kill()
@@ -225,7 +209,7 @@ def _work(connection, assignment: Assignment, box: Box, temporary: str, student:
     try:
         connection.send(grade_one(assignment, box, temporary, student, folder))
     except Exception as error:
-        connection.send({"student": student, "verdict": "failed", "remarks": shown(f"{type(error).__name__}: {error}")})
+        connection.send({"remarks": shown(f"{type(error).__name__}: {error}")})
 
 
 def read_table(path: Path) -> dict[str, dict]:
@@ -239,9 +223,8 @@ def read_table(path: Path) -> dict[str, dict]:
 def write_table(path: Path, rows: dict[str, dict]) -> None:
     """Whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="")
+    with open(part := path.with_suffix(".part"), "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(rows[student] for student in sorted(rows))
     part.replace(path)
@@ -268,9 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
     table = assignment.root / "verdicts" / f"{assignment.name}.csv"
     rows = {student: row for student, row in read_table(table).items() if student in folders}
     if unknown := sorted(set(options.student) - set(folders)):
-        sys.exit(
-            f"{', '.join(unknown)} handed in nothing for {assignment.name}; there are {', '.join(folders) or 'none'}"
-        )
+        sys.exit(f"{', '.join(unknown)} handed in nothing for {assignment.name}.")
     todo = {}
     for student in options.student or folders:
         if wrong := wrong_name(student, roster):
@@ -280,9 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
             todo[student] = folders[student]
     box = Box(assignment.root, _data(), options.trust_students, options.seconds, options.memory_mb)
     if todo and not box.trusted and (why := box.lacks()):
-        sys.exit(
-            f"Students' code cannot be isolated here: {why}\nSee README.md. --trust-students grades without isolation."
-        )
+        sys.exit(f"Students' code cannot be isolated: {why}\nSee README.md; --trust-students grades without isolation.")
     done = grade_all(assignment, box, todo, options.workers)
     try:
         for number, row in enumerate(done, 1):
@@ -297,17 +276,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     write_table(table, rows)
     counts = Counter(row["verdict"] for row in rows.values())
-    print(*(f"{counts[v]:5}  {v:<10}  {meaning}" for v, meaning in VERDICTS.items() if counts[v]), sep="\n")
-    print(f"{len(rows):5}  in all, {len(todo)} of them graded now; see {table}")
+    print(*(f"{counts[v]} {v}" for v in VERDICTS if counts[v]), f"{len(todo)} of them graded now", table, sep="; ")
     return int(counts["failed"] > 0)
 
 
 def _data() -> str:
     """What `LRTUT_DATA` shall be for all kernels; it says which data that is."""
     code = "from lrtut.data import find_data; print(*find_data(), sep='\\n')"
-    found, why = subprocess.run(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.split("\n")[:2]
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    found, why = done.stdout.splitlines()[:2]
     print(f"Data: {found} ({why}).")
     return found
 

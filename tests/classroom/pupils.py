@@ -81,12 +81,12 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "os_exit": Pupil(
             doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself (exit code 0)"
         ),
-        "printer": Pupil(doing("print('x' * 9_000_000)"), remark="decay-test printed more than"),
+        "printer": Pupil(doing("print('x' * 11_000_000)"), "stopped", (0, 0), "printed and displayed more than 10 MB"),
         "flood": Pupil(
             doing("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))"),
             "stopped",
             (0, 0),
-            "displayed more than 20 MB",
+            "displayed more than 10 MB",
         ),
         "surrogate": Pupil(doing("print('\\ud800')\ntry: 1\nfinally: pass"), points=(0, 3)),
         # It doubles 8 times and then sleeps, so that it harms no machine, whatever the grader does.
