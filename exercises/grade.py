@@ -50,11 +50,12 @@ class Assignment:
         # Those who write at the same time wait for each other: SQLite would give up after five seconds.
         self.config.CourseDirectory.setdefault("db_url", f"sqlite:///{self.root}/gradebook.db?timeout=600")
         self.course = CourseDirectory(config=self.config)
-        self.released, tests = {}, {}
+        self.released, self.marked, tests = {}, set(), {}
         with Gradebook(self.course.db_url) as gradebook, contextlib.suppress(MissingEntry, FileNotFoundError):
             for notebook in gradebook.find_assignment(name).notebooks:
                 path = self.path(self.course.release_directory, ".") / f"{notebook.name}.ipynb"
                 self.released[notebook.name] = nbformat.read(path, as_version=4)
+                self.marked = {submission.student.id for submission in gradebook.assignment_submissions(name)}
                 tests |= {(notebook.name, cell.name): cell.checksum for cell in notebook.source_cells}
         cells = [(name, c.metadata) for name, notebook in self.released.items() for c in notebook.cells]
         if not tests or tests.keys() != {(name, m.nbgrader.grade_id) for name, m in cells if "nbgrader" in m}:
@@ -100,7 +101,7 @@ class Assignment:
 
     def is_done(self, row: dict | None, student: str, folder: Path) -> bool:
         graded = self.path(self.course.autograded_directory, student)
-        there = all((graded / f"{notebook}.ipynb").is_file() for notebook in self.released)
+        there = student in self.marked and all((graded / f"{name}.ipynb").is_file() for name in self.released)
         return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
 
 

@@ -1,7 +1,6 @@
 """Make exercises/release/ from exercises/source/, or a teacher's own variant of both elsewhere.
 
     uv run python exercises/make_release.py                                    exercises/release/, anew
-    uv run python exercises/make_release.py --check                            is it up to date? exit status 1 if not
     uv run python exercises/make_release.py --variant mine.toml --to FOLDER    FOLDER/source and FOLDER/release
 
 Source and hidden tests are public, so hidden tests take their values from lines such as `SEED = 101  # variant`. A
@@ -120,9 +119,8 @@ def _set(match: re.Match, chosen: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0; 1 if --check finds something out of date; 2 if the variant cannot be made."""
+    """Returns 0, or 2 if the variant cannot be made."""
     parser = argparse.ArgumentParser(description="Make the exercises that are handed out from their source.")
-    parser.add_argument("--check", action="store_true", help="write nothing; say what is out of date")
     parser.add_argument("--variant", type=Path, metavar="FILE", help="a TOML file with a teacher's own values")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="where a variant's source/ and release/ go")
     arguments = parser.parse_args(argv)
@@ -140,8 +138,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"make_release: {arguments.variant}: {error}", file=sys.stderr)
         return 2
     release = released(notebooks)
-    if arguments.check:
-        return check({"source": notebooks, "release": release})
     for kind, made in {"source": notebooks, "release": release}.items():
         for old in (target / kind).glob("*"):
             if kind == "release" and old.is_dir() and old.name not in made:
@@ -149,21 +145,6 @@ def main(argv: list[str] | None = None) -> int:
         write(made, target / kind)
     print(f"{len(release)} assignments in {target / 'release'}")
     return 0
-
-
-def check(wanted: dict[str, dict[str, nbformat.NotebookNode]]) -> int:
-    """Print each file in exercises/ that is not what it should be; 1 if there is one, else 0."""
-    stale = []
-    for kind, notebooks in wanted.items():
-        expected = {
-            f"{kind}/{name}/{name}.ipynb": nbformat.writes(notebook) + "\n" for name, notebook in notebooks.items()
-        }
-        found = {path.relative_to(HERE).as_posix() for path in (HERE / kind).rglob("*.ipynb")}
-        stale += sorted(found - set(expected))
-        stale += [n for n, t in expected.items() if n not in found or (HERE / n).read_text(encoding="utf-8") != t]
-    for name in stale:
-        print(f"out of date: exercises/{name}; call python exercises/make_release.py", file=sys.stderr)
-    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -81,14 +81,16 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "os_exit": Pupil(
             doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself (exit code 0)"
         ),
-        "printer": Pupil(doing("print('x' * 11_000_000)"), "stopped", (0, 0), "printed and displayed more than 10 MB"),
+        "printer": Pupil(
+            doing("while True: print('x' * 1_000_000)"), "stopped", (0, 0), "printed and displayed more than 10 MB"
+        ),
         "flood": Pupil(
             doing("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))"),
             "stopped",
             (0, 0),
             "displayed more than 10 MB",
         ),
-        "surrogate": Pupil(doing("print('\\ud800')\ntry: 1\nfinally: pass"), points=(0, 3)),
+        "surrogate": Pupil(doing("print('\\ud800')")),
         # It doubles 8 times and then sleeps, so that it harms no machine, whatever the grader does.
         "forks": Pupil(
             doing("import os, time\nfor _ in range(8): os.fork()\ntime.sleep(9999)"), "stopped", (0, 0), "processes"
