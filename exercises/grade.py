@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 import nbformat
-from isolation import Box, BoxedExecute
+from isolation import BoxedExecute
 from nbformat.v4 import new_markdown_cell
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde
@@ -100,35 +100,35 @@ class Assignment:
         return total.hexdigest()
 
     def is_done(self, row: dict | None, student: str, folder: Path) -> bool:
-        graded = self.path(self.course.autograded_directory, student)
-        there = student in self.marked and all((graded / f"{name}.ipynb").is_file() for name in self.released)
+        graded = [self.path(self.course.autograded_directory, student) / f"{name}.ipynb" for name in self.released]
+        there = student in self.marked and all(path.is_file() for path in graded)
         return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
 
 
-def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, folder: Path) -> dict:
+def grade_one(assignment: Assignment, options: dict, student: str, folder: Path) -> dict:
     """Grade one submission; its row of the table."""
-    staged = Path(temporary, "submitted", student, assignment.name)
+    execute = BoxedExecute(config=assignment.config, **options)
+    staged = Path(execute.folder, "submitted", student, assignment.name)
     staged.mkdir(parents=True)
-    execute = BoxedExecute(box=box, folder=temporary, config=assignment.config)
     verdicts, remarks = ["graded"], copy_other_files(folder, staged)
     for name, released in assignment.released.items():
         try:
             cells, said = read(folder, name, released)
             notebook, repairs = repair(cells, released)
-            verdicts.append("foreign" if repairs == [FOREIGN] else "repaired" if said + repairs else "graded")
-            remarks += said + repairs
+            said += repairs
+            verdicts.append("foreign" if repairs == [FOREIGN] else "repaired" if said else "graded")
         except NothingToGrade as nothing:
             verdict, execute.refusals[name] = nothing.args
-            notebook = deepcopy(released)
+            notebook, said = deepcopy(released), [execute.refusals[name]]
             verdicts.append(verdict)
-            remarks.append(execute.refusals[name])
+        remarks += said
         if remarks:
             # A file's name is no markup.
             lines = [re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks]
             text = "\n- ".join(["**Remarks of the grader**\n", *lines])
             notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
         nbformat.write(notebook, staged / f"{name}.ipynb")
-    _autograde(assignment, temporary, student, execute)
+    _autograde(assignment, student, execute)
     verdicts += ["stopped"] * execute.stopped + ["doubtful"] * execute.doubtful
     with Gradebook(assignment.course.db_url) as gradebook:
         found = gradebook.find_submission(assignment.name, student)
@@ -139,15 +139,15 @@ def grade_one(assignment: Assignment, box: Box, temporary: str, student: str, fo
                 raise RuntimeError(f"nbgrader gave no mark for {grade.name}")
         gradebook.db.commit()
         worst, waits = max(verdicts, key=VERDICTS.index), "yes" * found.needs_manual_grade
-        said = " | ".join(map(shown, [*remarks, *execute.remarks]))
+        said = " | ".join(map(shown, remarks + execute.remarks))
         row = student, worst, found.score, found.max_score, waits, said, assignment.state(folder)
         return dict(zip(COLUMNS, row, strict=True))
 
 
-def _autograde(assignment: Assignment, temporary: str, student: str, execute: BoxedExecute) -> None:
+def _autograde(assignment: Assignment, student: str, execute: BoxedExecute) -> None:
     """nbgrader's own Autograde, on what was staged, with our Execute in the place of its."""
     config, said = deepcopy(assignment.config), []
-    config.CourseDirectory.submitted_directory = str(Path(temporary, "submitted"))
+    config.CourseDirectory.submitted_directory = str(Path(execute.folder, "submitted"))
     course = CourseDirectory(config=config)
     course.assignment_id, course.student_id = assignment.name, student
     converter = Autograde(coursedir=course, config=config, force=True)
@@ -177,7 +177,7 @@ def wrong_name(student: str, roster: set[str]) -> str:
     return f"roster.csv has {alike[0]}: rename the folder" if alike and student not in roster else ""
 
 
-def grade_all(assignment: Assignment, box: Box, todo: dict[str, Path], workers: int):
+def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], workers: int):
     """Rows in the order in which they come; each submission has a process of its own, whose end costs no other one."""
     context, waiting, running = multiprocessing.get_context("fork"), list(todo.items()), {}
     with tempfile.TemporaryDirectory(prefix="grade-", dir="/tmp") as temporary:  # a socket's path has 107 bytes at most
@@ -186,7 +186,8 @@ def grade_all(assignment: Assignment, box: Box, todo: dict[str, Path], workers: 
                 while waiting and len(running) < workers:
                     here, there = context.Pipe(duplex=False)
                     student, folder = waiting.pop(0)
-                    process = context.Process(target=_work, args=(there, assignment, box, temporary, student, folder))
+                    arguments = assignment, options | {"folder": temporary}, student, folder
+                    process = context.Process(target=_work, args=(there, *arguments))
                     process.start()
                     there.close()
                     running[here] = process, student
@@ -203,12 +204,12 @@ def grade_all(assignment: Assignment, box: Box, todo: dict[str, Path], workers: 
                 process.join()
 
 
-def _work(connection, assignment: Assignment, box: Box, temporary: str, student: str, folder: Path) -> None:
+def _work(connection, *arguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     try:
-        connection.send(grade_one(assignment, box, temporary, student, folder))
+        connection.send(grade_one(*arguments))
     except Exception as error:
         connection.send({"remarks": shown(f"{type(error).__name__}: {error}")})
 
@@ -239,12 +240,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="submissions at the same time (default 2)")
     parser.add_argument("--again", action="store_true", help="grade those too that have been graded")
     parser.add_argument("--course", type=Path, default=Path(__file__).parent, help="the folder of nbgrader_config.py")
-    parser.add_argument("--seconds", type=float, default=Box.seconds, help=f"of a notebook (default {Box.seconds})")
-    parser.add_argument("--memory-mb", type=int, default=Box.memory_mb, help=f"of a notebook (default {Box.memory_mb})")
     parser.add_argument("--trust-students", action="store_true", help="run their code without isolation")
     options = parser.parse_args(arguments)
-    if min(options.workers, options.seconds, options.memory_mb) <= 0:
-        parser.error("--workers, --seconds and --memory-mb must be above zero")
+    if options.workers < 1:
+        parser.error("--workers must be above zero")
     warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     assignment = Assignment(options.course, options.assignment)
@@ -260,10 +259,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(line(rows[shown(student)]))
         elif options.again or not assignment.is_done(rows.get(student), student, folders[student]):
             todo[student] = folders[student]
-    box = Box(assignment.root, _data(), options.trust_students, options.seconds, options.memory_mb)
-    if todo and not box.trusted and (why := box.lacks()):
+    isolation = {"course": str(assignment.root), "data": _data(), "trusted": options.trust_students}
+    if todo and not options.trust_students and (why := BoxedExecute(**isolation).lacks()):
         sys.exit(f"Students' code cannot be isolated: {why}\nSee README.md; --trust-students grades without isolation.")
-    done = grade_all(assignment, box, todo, options.workers)
+    done = grade_all(assignment, isolation, todo, options.workers)
     try:
         for number, row in enumerate(done, 1):
             if roster and row["student"] not in roster:

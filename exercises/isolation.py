@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +27,7 @@ from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
 from nbgrader.utils import has_failed, is_grade, is_locked
-from traitlets import Any, Dict, List
+from traitlets import Bool, Dict, Float, Integer, List, Unicode
 
 # All that a kernel sees of the system. The rest, the teacher's files and sockets included, is not there.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu"]
@@ -53,25 +52,63 @@ CANARIES = [  # tests that hold nowhere: in an honest kernel, all fail
 ]
 
 
-@dataclass
-class Box:
-    """Where kernels run, and what a notebook may use; nbgrader's `Execute.timeout` bounds a cell.
+class Watch(threading.Thread):
+    """Kills a process and all below it when they go beyond the `limits`; `reason` then says which."""
 
-    Args:
-        course: the folder of which nothing shall be seen.
-        data: what `LRTUT_DATA` shall be.
-        trusted: whether kernels run without isolation.
-        seconds: wall-clock seconds.
-        memory_mb: megabytes (10^6 bytes) of all its processes together; what they share counts once.
-        processes: how many at once.
+    def __init__(self, process, limits):
+        super().__init__(daemon=True)
+        self.reason, self._limits, self._over = "", limits, threading.Event()
+        self._process, self._end = psutil.Process(process.pid), time.monotonic() + limits.seconds
+        self.start()
+
+    def run(self) -> None:
+        most, most_mb = self._limits.processes, self._limits.memory_mb
+        while not self._over.wait(0.1):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                below = self._process.children(recursive=True)
+                if len(below) > most:  # first: their number may double while their memory is added up
+                    self.kill(f"the submission had {len(below)} processes; {most} are allowed")
+                elif (used := sum(map(_megabytes, below))) > most_mb:
+                    self.kill(f"the submission used {used:.0f} MB of memory; {most_mb} are allowed")
+                elif time.monotonic() > self._end:
+                    self.kill(f"the notebook ran longer than {self._limits.seconds:g} seconds")
+
+    def kill(self, reason: str = "") -> None:
+        """In bubblewrap all processes end with the first; elsewhere those that are found."""
+        self.reason = self.reason or reason
+        self._over.set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            below = self._process.children(recursive=True)
+            for process in [self._process, *below]:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(below, timeout=10)
+
+
+def _megabytes(process: psutil.Process) -> float:
+    try:
+        return process.memory_full_info().pss / 10**6
+    except psutil.AccessDenied:  # a process may forbid it
+        return process.memory_info().rss / 10**6
+
+
+class BoxedExecute(Execute):
+    """nbgrader's Execute, with a kernel that sees nothing of `course` and no network, and has limits.
+
+    What did not run gets an error, since to nbgrader no output is a pass. Of all notebooks together: `remarks`; `stopped`,
+    whether a cell was stopped; `doubtful`, whether a canary passed. A notebook in `refusals` (name: reason) is not run.
     """
 
-    course: Path
-    data: str
-    trusted: bool = False
-    seconds: float = 300
-    memory_mb: int = 2000
-    processes: int = 64
+    course, data, folder, trusted = (
+        Unicode(),
+        Unicode(),
+        Unicode(),
+        Bool(),
+    )  # `data` for LRTUT_DATA, `folder` for scratch
+    refusals, remarks, stopped, doubtful = Dict(), List(), Bool(), Bool()
+    seconds = Float(300, help="wall-clock seconds of a notebook").tag(config=True)
+    memory_mb = Integer(2000, help="megabytes of all its processes; what they share counts once").tag(config=True)
+    processes = Integer(64, help="how many it may have at once").tag(config=True)
 
     def lacks(self) -> str:
         """Why this system cannot isolate a kernel; empty if it can."""
@@ -101,14 +138,14 @@ class Box:
         mounts = {path: ["--ro-bind-try", path] for path in SYSTEM}
         mounts |= {path: ["--size", "64000000", "--tmpfs"] for path in ("/tmp", "/run", "/dev/shm", str(Path.home()))}
         mounts |= {path: ["--ro-bind-try", path] for path in needed if path.startswith("/")}
-        mounts |= {str(self.course): ["--size", "4096", "--tmpfs"], scratch: ["--bind", scratch]}
+        mounts |= {self.course: ["--size", "4096", "--tmpfs"], scratch: ["--bind", scratch]}
         command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
         return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", work]
 
     @contextlib.contextmanager
-    def kernel(self, scratch: str):
+    def _kernel(self, scratch: str):
         """A running kernel in `scratch`/work: manager, process and `Watch`; afterwards all that it started is gone."""
         specs = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)  # this Python's, not one of the user's
         manager = AsyncKernelManager(kernel_spec_manager=specs, connection_file=f"{scratch}/kernel.json")
@@ -126,64 +163,13 @@ class Box:
             history = ["--HistoryManager.hist_file=:memory:"]
             run_sync(manager.start_kernel)(extra_arguments=history, env=kept | fixed, pass_fds=[filter], **options)
         process = manager.provisioner.process
-        watch = Watch(process.pid, self)
+        watch = Watch(process, self)
         try:
             yield manager, process, watch
         finally:
             watch.kill()
             process.wait()
             run_sync(manager.cleanup_resources)()
-
-
-class Watch(threading.Thread):
-    """Kills a process and all below it when they go beyond the limits of the box; `reason` then says which."""
-
-    def __init__(self, pid: int, box: Box):
-        super().__init__(daemon=True)
-        self.reason, self._box, self._over = "", box, threading.Event()
-        self._process, self._end = psutil.Process(pid), time.monotonic() + box.seconds
-        self.start()
-
-    def run(self) -> None:
-        box = self._box
-        while not self._over.wait(0.1):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                processes = self._process.children(recursive=True)
-                if len(processes) > box.processes:  # first: their number may double while their memory is added up
-                    self.kill(f"the submission had {len(processes)} processes; {box.processes} are allowed")
-                elif (used := sum(map(_megabytes, processes))) > box.memory_mb:
-                    self.kill(f"the submission used {used:.0f} MB of memory; {box.memory_mb} are allowed")
-                elif time.monotonic() > self._end:
-                    self.kill(f"the notebook ran longer than {box.seconds:g} seconds")
-
-    def kill(self, reason: str = "") -> None:
-        """In bubblewrap all processes end with the first; elsewhere those that are found."""
-        self.reason = self.reason or reason
-        self._over.set()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes = [*self._process.children(recursive=True), self._process]
-            for process in reversed(processes):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(processes[:-1], timeout=10)
-
-
-def _megabytes(process: psutil.Process) -> float:
-    try:
-        return process.memory_full_info().pss / 10**6
-    except psutil.AccessDenied:  # a process may forbid it
-        return process.memory_info().rss / 10**6
-
-
-class BoxedExecute(Execute):
-    """nbgrader's Execute with a kernel in `box`; what did not run gets an error, since to nbgrader no output is a pass.
-
-    Of all notebooks together: `remarks`; `stopped`, whether a cell was stopped; `doubtful`, whether a canary passed. A
-    notebook in `refusals` (name: reason) is not run, and its tests get the reason as their error.
-    """
-
-    box, folder, refusals, remarks = Any(), Any(), Dict(), List()
-    stopped, doubtful = Any(False), Any(False)
 
     def preprocess(self, nb: NotebookNode, resources, km=None):
         cells, self._now, self._shown, ended = nb.cells, 0, 0, ""
@@ -197,7 +183,7 @@ class BoxedExecute(Execute):
         leave = shutil.ignore_patterns("*.ipynb")
         shutil.copytree(resources["metadata"]["path"], f"{scratch}/work", ignore=leave)  # nothing done there stays
         try:
-            with self.box.kernel(scratch) as (manager, process, self._watch):
+            with self._kernel(scratch) as (manager, process, self._watch):
                 try:
                     super().preprocess(nb, resources, km=manager)
                 except Exception as error:  # a kernel that ends, or that sends nonsense, leaves many kinds behind

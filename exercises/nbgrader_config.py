@@ -17,13 +17,12 @@ c.IgnorePattern.pattern = r"(?s).*"
 c.Execute.skip_cells_with_tag = "not even this one"
 
 # Nothing that a student wrote or displayed is executed in the browser of who looks at it.
-TAGS = "a b blockquote br code dd del div dl dt em h1 h2 h3 h4 h5 h6 hr i li ol p pre span strong sub sup".split()
-TAGS += "table tbody td th thead tr ul".split()
+TAGS = "a b blockquote br code div em h1 h2 h3 h4 h5 hr i li ol p pre span strong sub sup table tbody td th thead tr ul"
 
 
 def clean(html):
     """HTML without scripts, styles, forms, frames, images, and whatever else is not in TAGS."""
-    return bleach.clean(html, tags=TAGS, attributes={"a": ["href", "title"]}, strip=True)
+    return bleach.clean(html, tags=TAGS.split(), attributes={"a": ["href", "title"]}, strip=True)
 
 
 def only_safe_outputs(notebook, resources):
@@ -39,7 +38,6 @@ c.HTMLExporter.sanitize_html = True
 c.HTMLExporter.filters = {"markdown2html": lambda text: clean(markdown2html(text)), "clean_html": clean}
 c.HTMLExporter.preprocessors = [only_safe_outputs]
 # The feedback's page: nbgrader's, with lines that wrap and tasks that have names.
-formgrader = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"
 c.GenerateFeedback.HTMLExporter.template_name = "task_feedback"
-templates = [str(Path(__file__).parent.resolve() / "templates"), str(formgrader / "templates")]
-c.GenerateFeedback.HTMLExporter.extra_template_basedirs = templates
+templates = [Path(__file__).parent, Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"]
+c.GenerateFeedback.HTMLExporter.extra_template_basedirs = [str(path.resolve() / "templates") for path in templates]

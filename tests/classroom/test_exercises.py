@@ -57,7 +57,7 @@ def test_a_change_is_repaired(tmp_path, monkeypatch, kind):
 
 def test_a_teachers_variant_changes_source_and_release_elsewhere(tmp_path):
     (tmp_path / "mine.toml").write_text("SEED = 31415\n[02_step_decay]\nINITIAL_LR = 1\n", encoding="utf-8")
-    assert make_release.main(["--variant", str(tmp_path / "mine.toml"), "--to", str(tmp_path / "mine")]) == 0
+    assert make_release.main(["--variant", str(tmp_path / "mine.toml"), str(tmp_path / "mine")]) == 0
     for path in SOURCES:
         source, release = (
             (tmp_path / "mine" / kind / path.stem / path.name).read_text(encoding="utf-8")
@@ -72,15 +72,14 @@ def test_a_teachers_variant_changes_source_and_release_elsewhere(tmp_path):
 )
 def test_a_variant_that_does_not_fit_is_refused(tmp_path, text):
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
-    assert make_release.main(["--variant", str(tmp_path / "mine.toml"), "--to", str(tmp_path / "mine")]) == 2
+    assert make_release.main(["--variant", str(tmp_path / "mine.toml"), str(tmp_path / "mine")]) == 2
     assert not (tmp_path / "mine").exists()
 
 
 def test_a_variant_never_overwrites_the_public_exercises(tmp_path):
     (tmp_path / "mine.toml").write_text("SEED = 1", encoding="utf-8")
-    for options in ([], ["--to", str(EXERCISES)]):
-        with pytest.raises(SystemExit):
-            make_release.main(["--variant", str(tmp_path / "mine.toml"), *options])
+    with pytest.raises(SystemExit):
+        make_release.main(["--variant", str(tmp_path / "mine.toml"), str(EXERCISES)])
 
 
 def test_git_ignores_what_belongs_to_a_class():

@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("nbgrader")
 
 import grade
-from isolation import Box
+from isolation import BoxedExecute
 from nbgrader.api import Gradebook
 from pupils import everyone, hostile
 from sample import EXERCISES, NAME, answer, command, hand_in, make_course, released, source_notebook
 
-LACKS = Box(EXERCISES, "digits").lacks()
+LACKS = BoxedExecute(course=str(EXERCISES), data="digits").lacks()
 ENDLESS = ("loop", "stubborn")
 HOSTILE = list(hostile(source_notebook(), Path("unused"), Path("unused"), 0))
 NAMES = [*everyone(source_notebook(), Path("unused")), *HOSTILE]
@@ -32,8 +32,7 @@ ODD = {"a[b": "'['", "tab\t": "'\\t'", "line\nbreak": "'\\n'", "space ": "nor en
 def start(root, *options, **environment):
     """Begin to grade as a teacher does, with times for which no machine is too busy."""
     trust = ["--trust-students"] if LACKS else []
-    limits = ["--seconds", "900", "--memory-mb", "900"]
-    line = [sys.executable, EXERCISES / "grade.py", NAME, "--course", root, *limits, *trust, *options]
+    line = [sys.executable, EXERCISES / "grade.py", NAME, "--course", root, *trust, *options]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     return subprocess.Popen(line, env=os.environ | environment, **streams)
 
@@ -47,7 +46,8 @@ def run(root, *options, **environment):
 
 def cell_seconds(root, seconds):
     config = (EXERCISES / "nbgrader_config.py").read_text(encoding="utf-8")
-    (root / "nbgrader_config.py").write_text(f"{config}\nc.Execute.timeout = {seconds}\n", encoding="utf-8")
+    config += f"c.Execute.timeout = {seconds}\nc.BoxedExecute.seconds = 900\nc.BoxedExecute.memory_mb = 900\n"
+    (root / "nbgrader_config.py").write_text(config, encoding="utf-8")
 
 
 def fill(root):
@@ -189,11 +189,11 @@ def test_an_interrupted_run_leaves_nothing_and_goes_on(root, how):
 
 
 def test_a_grading_process_that_dies_costs_one_verdict(tmp_path, monkeypatch):
-    def fragile(assignment, box, temporary, student, folder):
+    def fragile(assignment, options, student, folder):
         return {"student": student, "verdict": "graded"} if student != "b" else os._exit(9)
 
     monkeypatch.setattr(grade, "grade_one", fragile)
-    rows = {row["student"]: row for row in grade.grade_all(None, None, dict.fromkeys("abc"), 1)}
+    rows = {row["student"]: row for row in grade.grade_all(None, {}, dict.fromkeys("abc"), 1)}
     assert [rows[s]["verdict"] for s in "abc"] == ["graded", "failed", "graded"] and "code 9" in rows["b"]["remarks"]
 
 
