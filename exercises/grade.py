@@ -286,7 +286,7 @@ def _data() -> str:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     found, why = done.stdout.splitlines()[:2]
     print(f"Data: {found} ({why}).")
-    return found
+    return os.path.abspath(found) if os.path.isdir(found) else found
 
 
 def line(row: dict) -> str:

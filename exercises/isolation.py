@@ -29,6 +29,7 @@ from nbgrader.preprocessors import Execute
 from nbgrader.utils import has_failed, is_grade, is_locked
 from traitlets import Bool, Dict, Float, Integer, List, Unicode
 
+PYTHON = os.path.abspath(sys.executable)
 # All that a kernel sees of the system. The rest, the teacher's files and sockets included, is not there.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu"]
 SYSTEM += [f"/etc/{name}" for name in ("alternatives", "fonts", "group", "ld.so.cache", "localtime", "passwd", "ssl")]
@@ -115,13 +116,13 @@ class BoxedExecute(Execute):
         if not self._bwrap:
             return "bubblewrap is not installed (on Debian and Ubuntu: apt install bubblewrap)"
         with _refused_calls() as filter, tempfile.TemporaryDirectory(dir="/tmp") as scratch:
-            command = [*self._command(scratch, scratch, filter), sys.executable, "-c", ""]
+            command = [*self._command(scratch, scratch, filter), PYTHON, "-c", ""]
             done = subprocess.run(command, pass_fds=[filter], capture_output=True, text=True, errors="replace")
         return done.returncode and f"bubblewrap is refused what it needs: {done.stderr.strip()}" or ""
 
     @cached_property
     def _bwrap(self) -> str | None:
-        return shutil.which("bwrap", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        return shutil.which("bwrap", path=f"{os.path.dirname(PYTHON)}:{os.environ['PATH']}")
 
     @cached_property
     def _scope(self) -> list[str]:
@@ -137,7 +138,7 @@ class BoxedExecute(Execute):
         needed += [str(Path(find_spec("lrtut").origin).parent), f"{self.data}/MNIST"]
         mounts = {path: ["--ro-bind-try", path] for path in SYSTEM}
         mounts |= {path: ["--size", "64000000", "--tmpfs"] for path in ("/tmp", "/run", "/dev/shm", str(Path.home()))}
-        mounts |= {path: ["--ro-bind-try", path] for path in needed if path.startswith("/")}
+        mounts |= {path: ["--ro-bind-try", path] for path in map(os.path.abspath, needed)}
         mounts |= {self.course: ["--size", "4096", "--tmpfs"], scratch: ["--bind", scratch]}
         command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
@@ -158,7 +159,7 @@ class BoxedExecute(Execute):
         options = {"cwd": f"{scratch}/work", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with _refused_calls() as filter:
             if not self.trusted:
-                manager.kernel_spec.argv[:0] = self._command(scratch, f"{scratch}/work", filter)
+                manager.kernel_spec.argv[:1] = [*self._command(scratch, f"{scratch}/work", filter), PYTHON]
                 manager.kernel_spec.interrupt_mode = "message"  # a signal would reach bubblewrap alone
             history = ["--HistoryManager.hist_file=:memory:"]
             run_sync(manager.start_kernel)(extra_arguments=history, env=kept | fixed, pass_fds=[filter], **options)

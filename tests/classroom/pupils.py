@@ -34,6 +34,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
     doubt = {"verdict": "doubtful", "points": (0, 3), "remark": "a test that must fail passed"}
     no_marks = {"points": (0, 0)}
     die = "import os; os._exit(3)"
+    # fmt: off
     return {
         "good": Pupil(right, beside={"timestamp.txt": "2030-01-02 03:04:05 UTC", "rates.txt": "0.1"}),
         "untouched": Pupil(untouched, **no_marks),
@@ -49,12 +50,12 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "two": Pupil(right, "repaired", remark="has answers, too", beside={f"{NAME} (1).ipynb": cheat}),
         "either": Pupil(right, "missing", **no_marks, file="a.ipynb", beside={"b.ipynb": cheat}),
         # Test cells
-        "deleted": Pupil(without(right, "decay-test", "setup"), "repaired", remark="decay-test was missing"),
-        "copied": Pupil(copied(right, "decay", "decay-test"), "repaired", remark="decay-test was there 2 times"),
-        "tampered": Pupil(changed(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
-        "ungraded": Pupil(with_meta(cheat, "decay-test", grade=False), "repaired", (0, 3), "other nbgrader metadata"),
-        "skipped": Pupil(tagged(cheat, "decay-test", "skip-execution"), points=(0, 3)),
-        "moved": Pupil(first(right, "decay-test"), "repaired", (0, 3), "decay-test stands at another place"),
+        "deleted": Pupil(cells(right, lambda all: [c for c in all if c.id not in ("decay-test", "setup")]), "repaired", remark="decay-test was missing"),
+        "copied": Pupil(cells(right, lambda all: [c for cell in all for c in [cell] * (1 + cell.id.startswith("decay"))]), "repaired", remark="decay-test was there 2 times"),
+        "tampered": Pupil(edited(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
+        "ungraded": Pupil(edited(cheat, grade=False), "repaired", (0, 3), "other nbgrader metadata"),
+        "skipped": Pupil(edited(cheat, tags=["skip-execution"]), points=(0, 3)),
+        "moved": Pupil(cells(right, lambda all: sorted(all, key=lambda cell: cell.id != "decay-test")), "repaired", (0, 3), "decay-test stands at another place"),
         # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
         "loop": Pupil(doing("while True: pass"), "stopped", (0, 3), "decay-test was interrupted"),
         "stubborn": Pupil(
@@ -131,6 +132,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         ),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
     }
+    # fmt: on
 
 
 def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
@@ -194,37 +196,18 @@ def without_metadata(notebook):
     return json.dumps(copy)
 
 
-def without(notebook, *names):
+def cells(notebook, change):
+    """A copy in which `change` has made other cells of the cells."""
     copy = deepcopy(notebook)
-    copy.cells = [cell for cell in copy.cells if cell.id not in names]
-    return copy
-
-
-def copied(notebook, *names):
-    copy = deepcopy(notebook)
-    copy.cells = [c for cell in copy.cells for c in [cell, *([deepcopy(cell)] if cell.id in names else [])]]
+    copy.cells = change(copy.cells)
     return json.dumps(copy)
 
 
-def changed(notebook, name="decay-test", **changes):
+def edited(notebook, **changes):
+    """A copy in which the first test has other parts; `tags` and `grade` go to where these stand."""
     copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).update(changes)
-    return copy
-
-
-def with_meta(notebook, name, **changes):
-    copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).metadata.nbgrader.update(changes)
-    return copy
-
-
-def tagged(notebook, name, tag):
-    copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).metadata["tags"] = [tag]
-    return copy
-
-
-def first(notebook, name):
-    copy = deepcopy(notebook)
-    copy.cells.sort(key=lambda cell: cell.id != name)
+    cell = next(cell for cell in copy.cells if cell.id == "decay-test")
+    cell.metadata.nbgrader.update({"grade": changes.pop("grade", True)})
+    cell.metadata["tags"] = changes.pop("tags", [])
+    cell.update(changes)
     return copy

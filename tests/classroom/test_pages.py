@@ -29,8 +29,8 @@ HTML = f"""<script>{RUN}</script><img src=x onerror="{RUN}"><svg onload="{RUN}">
 <a href="javascript:{RUN}">a</a><a href="&#106;avascript:{RUN}">b</a><a href=" java&#10;script:{RUN}">c</a>
 <math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror={RUN}&gt;"></table></math>
 <style>#notebook {{ display: none }}</style><noscript><p title="</noscript><img src=x onerror={RUN}>"></noscript>"""
-MARKDOWN = f"""{HTML}\n\n[a](javascript:window.pwned=1) [b](&#106;avascript:window.pwned=1) <javascript:window.pwned=1>\n
-[c]: javascript:window.pwned=1\n\n[c] ![x](x"onerror="window.pwned=1) **bold** `a < b`\n\n```html\n<script>{RUN}</script>\n```"""
+MARKDOWN = f"""**bold** [a](javascript:window.pwned=1) [b](&#106;avascript:window.pwned=1) <javascript:window.pwned=1> [c]
+![x](x"onerror="window.pwned=1) `a < b`\n\n[c]: javascript:window.pwned=1\n\n```html\n<script>{RUN}</script>\n```\n\n{HTML}"""
 DATA = {
     "text/html": HTML,
     "text/markdown": MARKDOWN,
@@ -101,7 +101,7 @@ def test_nothing_of_a_student_is_executed(course, server):
             page.route(re.compile(r"^https?://(?!127\.0\.0\.1)"), lambda route: route.abort())
             page.on("request", lambda request, sent=sent: sent.append(request.method))
             page.goto(address)
-            assert page.locator("#notebook").is_visible() and page.locator("#notebook strong").count() == 3
+            assert page.locator("#notebook").is_visible() and page.locator("#notebook strong").count() >= 4
             links = page.locator("#notebook a")
             for i in range(links.count()):
                 links.nth(i).evaluate("link => link.click()")

@@ -1,6 +1,5 @@
 """Whatever is done to a released notebook, nbgrader gets every cell that it needs exactly once."""
 
-import json
 from copy import deepcopy
 
 import nbformat
@@ -12,7 +11,7 @@ pytest.importorskip("nbgrader")
 
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.utils import is_grade, is_locked
-from repair import read_cells, repair
+from repair import repair
 from sample import source_notebook
 
 RELEASED = source_notebook()
@@ -118,10 +117,3 @@ def test_the_copy_that_was_worked_on_counts():
     notebook, remarks = repair(work, RELEASED)
     found = {c.metadata.nbgrader.grade_id: c.source for c in notebook.cells if "nbgrader" in c.metadata}
     assert found["why"] == "My answer." and len(remarks) == 1 and "why was there 2 times" in remarks[0]
-
-
-@pytest.mark.parametrize("document", [{"cells": {}}, {"metadata": {}}, 3, None, "x"])
-def test_json_that_is_no_notebook(tmp_path, document):
-    (tmp_path / "x.ipynb").write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="no notebook"):
-        read_cells(tmp_path / "x.ipynb")
