@@ -38,6 +38,8 @@ c.HTMLExporter.sanitize_html = True
 c.HTMLExporter.filters = {"markdown2html": lambda text: clean(markdown2html(text)), "clean_html": clean}
 c.HTMLExporter.preprocessors = [only_safe_outputs]
 # The feedback's page: nbgrader's, with lines that wrap and tasks that have names.
+formgrader = Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"
 c.GenerateFeedback.HTMLExporter.template_name = "task_feedback"
-templates = [Path(__file__).parent, Path(nbgrader.__file__).parent / "server_extensions" / "formgrader"]
-c.GenerateFeedback.HTMLExporter.extra_template_basedirs = [str(path.resolve() / "templates") for path in templates]
+c.GenerateFeedback.HTMLExporter.extra_template_basedirs = [str(Path(__file__).parent.resolve() / "templates")]
+found = [formgrader / "templates", formgrader / "static" / "node_modules" / "bootstrap" / "dist" / "css"]
+c.GenerateFeedback.HTMLExporter.extra_template_paths = [str(path) for path in found]
