@@ -18,7 +18,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
-import zmq
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
@@ -153,7 +152,6 @@ class BoxedExecute(Execute):
         specs = KernelSpecManager(kernel_dirs=[], ensure_native_kernel=True)  # this Python's, not one of the user's
         manager = AsyncKernelManager(kernel_spec_manager=specs, connection_file=f"{scratch}/kernel.json")
         manager.transport = "ipc"  # sockets that are files reach into a network namespace
-        manager.context.setsockopt(zmq.MAXMSGSIZE, MOST_SHOWN)
         # One thread, and no GPU: marks shall not depend on the machine. pip shall say at once that it has no network.
         fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "LRTUT_DATA": self.data}
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
@@ -242,7 +240,7 @@ def _why(error: Exception, code: int | None) -> str:
     if code is not None:
         return f"the kernel ended by itself (exit code {code}): `exit()`, `os._exit()`, a crash or too little memory"
     if isinstance(error, CellTimeoutError):
-        return "a cell did not stop when it was interrupted, or sent too much at once"
+        return "a cell did not stop when it was interrupted"
     return f"the kernel sent what nobody understands ({type(error).__name__}: {error})"
 
 
