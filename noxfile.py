@@ -95,7 +95,7 @@ def cluster(session):
 
 @nox.session
 def classroom(session):
-    """Run the slow tests of grading: plain nbgrader on every assignment, a run that is interrupted."""
+    """Run the slow tests of the exercises: each answer, and plain nbgrader on every assignment."""
     uv_run(session, "pytest", "-m", "slow", "tests/classroom", *session.posargs)
 
 

@@ -1,50 +1,299 @@
-"""Grade an assignment with limits on what students' code may do. How and why: exercises/README.md.
+"""Grade an assignment with nbgrader, students' code isolated by bubblewrap. How and why: exercises/README.md.
 
 uv run --group classroom python exercises/grade.py 01_what_the_learning_rate_does
 """
 
-from __future__ import annotations
-
 import argparse
+import contextlib
+import csv
+import hashlib
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
 import sys
-from dataclasses import fields
+import tempfile
+import threading
+import warnings
+from collections import Counter
+from copy import deepcopy
+from multiprocessing.connection import wait
 from pathlib import Path
 
-from grading.kernels import GradingError
-from grading.limits import Limits
-from grading.run import grade, table
+import nbformat
+from isolation import BoxedExecute
+from nbformat.v4 import new_markdown_cell
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.converters import Autograde
+from nbgrader.coursedir import CourseDirectory
+from repair import FOREIGN, MISSING, UNREADABLE, NothingToGrade, below, copy_other_files, read, repair
+from sqlalchemy.exc import SAWarning
+from traitlets.config.loader import PyFileConfigLoader
+
+CONFIG = "nbgrader_config.py"
+# From the best to the worst; a verdict is the worst that applies.
+VERDICTS = ["graded", "repaired", "doubtful", "stopped", "foreign", UNREADABLE, MISSING, "failed"]
+COLUMNS = ["student", "verdict", "score", "max_score", "answers wait for a person", "remarks", "graded from"]
+
+
+class Assignment:
+    """An assignment of the course at `root`, as nbgrader knows it. Ends the program where that is not as it should be."""
+
+    def __init__(self, root: Path, name: str):
+        self.root, self.name = root.resolve(), name
+        if not (root / CONFIG).is_file():
+            sys.exit(f"There is no {CONFIG} in {root}. Name the course's folder with --course.")
+        self.config = PyFileConfigLoader(CONFIG, path=str(root)).load_config()
+        self.config.CourseDirectory.root = str(self.root)
+        # Those who write at the same time wait for each other: SQLite would give up after five seconds.
+        self.config.CourseDirectory.setdefault("db_url", f"sqlite:///{self.root}/gradebook.db?timeout=600")
+        self.course = CourseDirectory(config=self.config)
+        self.released, self.marked, tests = {}, set(), {}
+        with Gradebook(self.course.db_url) as gradebook, contextlib.suppress(MissingEntry, FileNotFoundError):
+            for notebook in gradebook.find_assignment(name).notebooks:
+                path = self.path(self.course.release_directory, ".") / f"{notebook.name}.ipynb"
+                self.released[notebook.name] = nbformat.read(path, as_version=4)
+                self.marked = {submission.student.id for submission in gradebook.assignment_submissions(name)}
+                tests |= {(notebook.name, cell.name): cell.checksum for cell in notebook.source_cells}
+        cells = [(name, c.metadata) for name, notebook in self.released.items() for c in notebook.cells]
+        if not tests or tests.keys() != {(name, m.nbgrader.grade_id) for name, m in cells if "nbgrader" in m}:
+            sys.exit(f"Gradebook and release/ do not agree on {name}. Run: nbgrader generate_assignment --force {name}")
+        self.tests = repr(sorted(tests.items())).encode()
+
+    def path(self, kind: str, student: str) -> Path:
+        return Path(self.course.format_path(kind, student, self.name))
+
+    def folders(self) -> dict[str, Path]:
+        """The students who have handed in something, with their folders."""
+        above = self.path(self.course.submitted_directory, "x").parents[1]
+        found = sorted(above.iterdir()) if above.is_dir() else []
+        found = [path for path in found if path.is_dir() and not path.name.startswith(".")]
+        # What may not be looked into shall get a verdict that says so.
+        return {p.name: p / self.name for p in found if not os.access(p, os.X_OK) or (p / self.name).is_dir()}
+
+    def roster(self) -> set[str]:
+        """The students in roster.csv, who are entered in the gradebook; nobody, if there is no such file."""
+        path = self.root / "roster.csv"
+        if not path.exists():
+            return set()
+        with open(path, encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
+            rows = list(csv.DictReader(file))
+        if not all(row.get("id") for row in rows):
+            sys.exit(f"{path}: its first line must name a column `id`, and each line must have one.")
+        with Gradebook(self.course.db_url) as gradebook:
+            for row in rows:
+                known = {k: row[k] for k in ("first_name", "last_name", "email", "lms_user_id") if row.get(k)}
+                gradebook.update_or_create_student(row["id"], **known)
+        return {row["id"] for row in rows}
+
+    def state(self, folder: Path) -> str:
+        """A hash of a submission's files, names included, and of the assignment's tests."""
+        total = hashlib.sha256(self.tests)
+        for path in below(folder):
+            total.update(os.fsencode(path.relative_to(folder)))
+            try:
+                total.update(path.read_bytes() if path.is_file() and not path.is_symlink() else b"no file")
+            except OSError as error:
+                total.update(type(error).__name__.encode())
+        return total.hexdigest()
+
+    def is_done(self, row: dict | None, student: str, folder: Path) -> bool:
+        graded = [self.path(self.course.autograded_directory, student) / f"{name}.ipynb" for name in self.released]
+        there = student in self.marked and all(path.is_file() for path in graded)
+        return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
+
+
+def grade_one(assignment: Assignment, options: dict, student: str, folder: Path) -> dict:
+    """Grade one submission; its row of the table."""
+    execute = BoxedExecute(config=assignment.config, **options)
+    staged = Path(execute.folder, "submitted", student, assignment.name)
+    staged.mkdir(parents=True)
+    verdicts, remarks = ["graded"], copy_other_files(folder, staged)
+    for name, released in assignment.released.items():
+        try:
+            cells, said = read(folder, name, released)
+            notebook, repairs = repair(cells, released)
+            said += repairs
+            verdicts.append("foreign" if repairs == [FOREIGN] else "repaired" if said else "graded")
+        except NothingToGrade as nothing:
+            verdict, execute.refusals[name] = nothing.args
+            notebook, said = deepcopy(released), [execute.refusals[name]]
+            verdicts.append(verdict)
+        remarks += said
+        if remarks:
+            # A file's name is no markup.
+            lines = [re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks]
+            text = "\n- ".join(["**Remarks of the grader**\n", *lines])
+            notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
+        nbformat.write(notebook, staged / f"{name}.ipynb")
+    _autograde(assignment, student, execute)
+    verdicts += ["stopped"] * execute.stopped + ["doubtful"] * execute.doubtful
+    with Gradebook(assignment.course.db_url) as gradebook:
+        found = gradebook.find_submission(assignment.name, student)
+        grades = [grade for notebook in found.notebooks for grade in notebook.grades]
+        for grade in grades:
+            grade.needs_manual_grade |= execute.doubtful
+            if grade.auto_score is None and not grade.needs_manual_grade and grade.manual_score is None:
+                raise RuntimeError(f"nbgrader gave no mark for {grade.name}")
+        gradebook.db.commit()
+        worst, waits = max(verdicts, key=VERDICTS.index), "yes" * found.needs_manual_grade
+        said = " | ".join(map(shown, remarks + execute.remarks))
+        row = student, worst, found.score, found.max_score, waits, said, assignment.state(folder)
+        return dict(zip(COLUMNS, row, strict=True))
+
+
+def _autograde(assignment: Assignment, student: str, execute: BoxedExecute) -> None:
+    """nbgrader's own Autograde, on what was staged, with our Execute in the place of its."""
+    config, said = deepcopy(assignment.config), []
+    config.CourseDirectory.submitted_directory = str(Path(execute.folder, "submitted"))
+    course = CourseDirectory(config=config)
+    course.assignment_id, course.student_id = assignment.name, student
+    converter = Autograde(coursedir=course, config=config, force=True)
+    steps = converter.autograde_preprocessors
+    converter.autograde_preprocessors = [execute if step.__name__ == "Execute" else step for step in steps]
+    converter.log.addHandler(handler := logging.Handler(logging.ERROR))
+    handler.emit = lambda record: said.extend(record.getMessage().strip().splitlines())
+    try:
+        converter.start()
+    except Exception as error:
+        errors = [line for line in said if "Error" in line]
+        raise RuntimeError(errors[-1] if errors else str(error)) from error
+
+
+def shown(name: str) -> str:
+    """A name as it can be printed and stored, whatever its bytes are."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def wrong_name(student: str, roster: set[str]) -> str:
+    """What is wrong with the name of a folder in submitted/; empty if nothing is."""
+    if bad := sorted({c for c in student if not c.isprintable() or c in '[]*?<>&"\\|{}'}):
+        return f"nbgrader cannot use a folder's name with {', '.join(map(ascii, bad))} in it: rename the folder"
+    if student != student.strip() or student[0] in "=+-@":
+        return "a folder's name must not begin with a space or with = + - @, nor end in a space: rename the folder"
+    alike = [name for name in roster if name.casefold() == student.casefold()]
+    return f"roster.csv has {alike[0]}: rename the folder" if alike and student not in roster else ""
+
+
+def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], workers: int):
+    """Rows in the order in which they come; each submission has a process of its own, whose end costs no other one."""
+    context, waiting, running = multiprocessing.get_context("fork"), list(todo.items()), {}
+    with tempfile.TemporaryDirectory(prefix="grade-", dir="/tmp") as temporary:  # a socket's path has 107 bytes at most
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    here, there = context.Pipe(duplex=False)
+                    student, folder = waiting.pop(0)
+                    arguments = assignment, options | {"folder": temporary}, student, folder
+                    process = context.Process(target=_work, args=(there, *arguments))
+                    process.start()
+                    there.close()
+                    running[here] = process, student
+                for connection in wait(list(running)):
+                    process, student = running.pop(connection)
+                    row = {"student": student, "verdict": "failed", "remarks": "the grading process ended"}
+                    with contextlib.suppress(EOFError):
+                        row |= connection.recv()
+                    process.join()
+                    yield row
+        finally:
+            for process, _ in running.values():
+                process.kill()
+                process.join()
+
+
+def _work(connection, *arguments) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    try:
+        connection.send(grade_one(*arguments))
+    except Exception as error:
+        connection.send({"remarks": shown(f"{type(error).__name__}: {error}")})
+
+
+def read_table(path: Path) -> dict[str, dict]:
+    """The rows of a table of verdicts by student."""
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["student"]: row for row in csv.DictReader(file)}
+
+
+def write_table(path: Path, rows: dict[str, dict]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    with open(part := path.with_suffix(".part"), "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(rows[student] for student in sorted(rows))
+    part.replace(path)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 0 if every submission has a verdict, 1 if the grader failed on one, 2 if nothing could be done."""
+    """Returns 0 if every submission has a verdict, 1 if the grader failed on one or could do nothing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("assignment", help="its folder's name in submitted/STUDENT/")
     parser.add_argument("--student", action="append", default=[], help="only this one (may be given several times)")
     parser.add_argument("--workers", type=int, default=2, help="submissions at the same time (default 2)")
     parser.add_argument("--again", action="store_true", help="grade those too that have been graded")
     parser.add_argument("--course", type=Path, default=Path(__file__).parent, help="the folder of nbgrader_config.py")
-    for limit in fields(Limits):
-        name = f"--{limit.name.replace('_', '-')}"
-        parser.add_argument(name, type=type(limit.default), default=limit.default, help=f"default {limit.default}")
+    parser.add_argument("--trust-students", action="store_true", help="run their code without isolation")
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error("--workers must be above zero")
+    warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    assignment = Assignment(options.course, options.assignment)
+    folders, roster = assignment.folders(), assignment.roster()
+    table = assignment.root / "verdicts" / f"{assignment.name}.csv"
+    rows = {student: row for student, row in read_table(table).items() if student in folders}
+    if unknown := sorted(set(options.student) - set(folders)):
+        sys.exit(f"{', '.join(unknown)} handed in nothing for {assignment.name}.")
+    todo = {}
+    for student in options.student or folders:
+        if wrong := wrong_name(student, roster):
+            rows[shown(student)] = {"student": shown(student), "verdict": UNREADABLE, "remarks": wrong}
+            print(line(rows[shown(student)]))
+        elif options.again or not assignment.is_done(rows.get(student), student, folders[student]):
+            todo[student] = folders[student]
+    isolation = {"course": str(assignment.root), "data": _data(), "trusted": options.trust_students}
+    if todo and not options.trust_students and (why := BoxedExecute(**isolation).lacks()):
+        sys.exit(f"Students' code cannot be isolated: {why}\nSee README.md; --trust-students grades without isolation.")
+    done = grade_all(assignment, isolation, todo, options.workers)
     try:
-        limits = Limits(**{limit.name: getattr(options, limit.name) for limit in fields(Limits)})
-        summary = grade(
-            options.course,
-            options.assignment,
-            students=options.student,
-            workers=options.workers,
-            limits=limits,
-            again=options.again,
-        )
-    except (GradingError, ValueError) as error:
-        print(f"grade.py: {error}", file=sys.stderr)
-        return 2
+        for number, row in enumerate(done, 1):
+            if roster and row["student"] not in roster:
+                row["remarks"] = " | ".join(filter(None, ["not in roster.csv", row["remarks"]]))
+            rows[row["student"]] = row
+            write_table(table, rows)
+            print(f"[{number}/{len(todo)}]", line(row), flush=True)
     except KeyboardInterrupt:
+        done.close()
         print("\nInterrupted. What was graded is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    print(table(summary))
-    return any(result.verdict == "failed" for result in summary.results.values())
+    write_table(table, rows)
+    counts = Counter(row["verdict"] for row in rows.values())
+    print(*(f"{counts[v]} {v}" for v in VERDICTS if counts[v]), f"{len(todo)} of them graded now", table, sep="; ")
+    return int(counts["failed"] > 0)
+
+
+def _data() -> str:
+    """What `LRTUT_DATA` shall be for all kernels; it says which data that is."""
+    code = "from lrtut.data import find_data; print(*find_data(), sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    found, why = done.stdout.splitlines()[:2]
+    print(f"Data: {found} ({why}).")
+    return os.path.abspath(found) if os.path.isdir(found) else found
+
+
+def line(row: dict) -> str:
+    """A row of the table as a line of text, its remarks below it."""
+    marks = f" {row['score']:g} of {row['max_score']:g}" if row.get("max_score") else ""
+    remarks = "".join(f"\n    {remark}" for remark in row["remarks"].split(" | ") if remark)
+    return f"{row['student']}: {row['verdict']}{marks}{remarks}"
 
 
 if __name__ == "__main__":

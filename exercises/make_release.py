@@ -1,8 +1,7 @@
 """Make exercises/release/ from exercises/source/, or a teacher's own variant of both elsewhere.
 
     uv run python exercises/make_release.py                                    exercises/release/, anew
-    uv run python exercises/make_release.py --check                            is it up to date? exit status 1 if not
-    uv run python exercises/make_release.py --variant mine.toml --to FOLDER    FOLDER/source and FOLDER/release
+    uv run python exercises/make_release.py --variant mine.toml FOLDER         FOLDER/source and FOLDER/release
 
 Source and hidden tests are public, so hidden tests take their values from lines such as `SEED = 101  # variant`. A
 variant file sets them: a name at its top for every assignment, a name in a table for one.
@@ -36,10 +35,6 @@ LESSONS = HERE.parent / "notebooks"
 VARIANT_LINE = re.compile(
     r"^(?P<indent>\s*)(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>[^#\n]+?)(?P<rest>  #.*\bvariant)$", re.M
 )
-
-
-class VariantError(ValueError):
-    """A variant file that does not fit the source: says which entry, and what would fit."""
 
 
 def sources() -> dict[str, nbformat.NotebookNode]:
@@ -85,26 +80,24 @@ def apply_variant(notebooks: dict[str, nbformat.NotebookNode], values: dict) -> 
     """Set the `# variant` lines of the sources, in place.
 
     Raises:
-        VariantError: a name or an assignment that is not there, or a value of another type than the one it replaces.
+        ValueError: a name or an assignment that is not there, or a value of another type than the one it replaces.
     """
     everywhere = {name: value for name, value in values.items() if not isinstance(value, dict)}
     unknown = [name for name, value in values.items() if isinstance(value, dict) and name not in notebooks]
     if unknown:
-        raise VariantError(f"there is no assignment {', '.join(unknown)}: there are {', '.join(notebooks)}.")
+        raise ValueError(f"there is no assignment {', '.join(unknown)}: there are {', '.join(notebooks)}.")
     used: set[str] = set()
     for stem, notebook in notebooks.items():
         own = values.get(stem, {})
         found = {m["name"] for cell in notebook.cells for m in VARIANT_LINE.finditer(cell.source)}
         if set(own) - found:
-            raise VariantError(
-                f"{stem} has no {', '.join(sorted(set(own) - found))}: it has {', '.join(sorted(found))}."
-            )
+            raise ValueError(f"{stem} has no {', '.join(sorted(set(own) - found))}: it has {', '.join(sorted(found))}.")
         chosen = everywhere | own
         used |= found & set(everywhere)
         for cell in notebook.cells:
             cell.source = VARIANT_LINE.sub(lambda match, chosen=chosen: _set(match, chosen), cell.source)
     if set(everywhere) - used:
-        raise VariantError(f"no assignment has {', '.join(sorted(set(everywhere) - used))}.")
+        raise ValueError(f"no assignment has {', '.join(sorted(set(everywhere) - used))}.")
 
 
 def _set(match: re.Match, chosen: dict) -> str:
@@ -115,55 +108,35 @@ def _set(match: re.Match, chosen: dict) -> str:
     if isinstance(old, float) and isinstance(new, int) and not isinstance(new, bool):
         new = float(new)
     if type(new) is not type(old):
-        raise VariantError(f"{name} = {new!r}: it replaces {old!r}, so give a {type(old).__name__}.")
+        raise ValueError(f"{name} = {new!r}: it replaces {old!r}, so give a {type(old).__name__}.")
     return f"{match['indent']}{name} = {new!r}{match['rest']}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns 0; 1 if --check finds something out of date; 2 if the variant cannot be made."""
+    """Returns 0, or 2 if the variant cannot be made."""
     parser = argparse.ArgumentParser(description="Make the exercises that are handed out from their source.")
-    parser.add_argument("--check", action="store_true", help="write nothing; say what is out of date")
-    parser.add_argument("--variant", type=Path, metavar="FILE", help="a TOML file with a teacher's own values")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="where a variant's source/ and release/ go")
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--variant", nargs=2, type=Path, metavar=("FILE", "FOLDER"), help="own values, and where to put it"
+    )
+    variant, folder = parser.parse_args(argv).variant or (None, HERE)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # what nbgrader has to say
-    if bool(arguments.variant) != bool(arguments.to):
-        parser.error("--variant and --to go together: a variant never overwrites the public exercises.")
-    target = (arguments.to or HERE).resolve()
-    if arguments.variant and target == HERE:
-        parser.error(f"--to {arguments.to}: that is the public exercises; give another folder.")
+    if variant and folder.resolve() == HERE:
+        parser.error(f"{folder} holds the public exercises, which a variant never overwrites; give another folder.")
     notebooks = sources()
     try:
-        if arguments.variant:
-            apply_variant(notebooks, tomllib.loads(arguments.variant.read_text(encoding="utf-8")))
-    except (VariantError, OSError, tomllib.TOMLDecodeError) as error:
-        print(f"make_release: {arguments.variant}: {error}", file=sys.stderr)
+        if variant:
+            apply_variant(notebooks, tomllib.loads(variant.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        print(f"make_release: {variant}: {error}", file=sys.stderr)
         return 2
     release = released(notebooks)
-    if arguments.check:
-        return check({"source": notebooks, "release": release})
     for kind, made in {"source": notebooks, "release": release}.items():
-        for old in (target / kind).glob("*"):
+        for old in (folder / kind).glob("*"):
             if kind == "release" and old.is_dir() and old.name not in made:
                 shutil.rmtree(old)
-        write(made, target / kind)
-    print(f"{len(release)} assignments in {target / 'release'}")
+        write(made, folder / kind)
+    print(f"{len(release)} assignments in {folder / 'release'}")
     return 0
-
-
-def check(wanted: dict[str, dict[str, nbformat.NotebookNode]]) -> int:
-    """Print each file in exercises/ that is not what it should be; 1 if there is one, else 0."""
-    stale = []
-    for kind, notebooks in wanted.items():
-        expected = {
-            f"{kind}/{name}/{name}.ipynb": nbformat.writes(notebook) + "\n" for name, notebook in notebooks.items()
-        }
-        found = {path.relative_to(HERE).as_posix() for path in (HERE / kind).rglob("*.ipynb")}
-        stale += sorted(found - set(expected))
-        stale += [n for n, t in expected.items() if n not in found or (HERE / n).read_text(encoding="utf-8") != t]
-    for name in stale:
-        print(f"out of date: exercises/{name}; call python exercises/make_release.py", file=sys.stderr)
-    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""What students hand in, good and bad: for each the file and what must become of it."""
-
-from __future__ import annotations
+"""What students hand in, good, bad and hostile: for each the files, and what must become of it."""
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
@@ -20,11 +18,11 @@ class Pupil:
     points: tuple[float, float] = (2, 3)
     remark: str = ""
     file: str = f"{NAME}.ipynb"
-    needs: str = ""  # a key of sandbox.PROTECTIONS without which this cannot be stopped
+    beside: dict[str, object] = field(default_factory=dict)  # other files
 
 
-def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
-    """All pupils by name, for a course at `root` and somebody listening at `port` on this machine."""
+def everyone(released, root: Path) -> dict[str, Pupil]:
+    """Pupils by name, for a course at `root`, in any system."""
 
     def good(**answers):
         return answer(deepcopy(released), **answers)
@@ -32,26 +30,32 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
     def doing(lines, result=STEP_DECAY):
         return good(decay=f"{lines}\n{result}")
 
-    right, cheat = good(), good(decay="return 7")
-    seen = f'__import__("os").listdir({str(root / "source")!r}) or open({str(root / "gradebook.db")!r}, "rb").read()'
-    call = f"socket.create_connection(('127.0.0.1', {port}), 2)"
-    server = "any('grading.server' in p.cmdline() for p in psutil.process_iter() if p.pid > 1)"
+    right, cheat, untouched = good(), good(decay="return 7"), deepcopy(released)
+    doubt = {"verdict": "doubtful", "points": (0, 3), "remark": "a test that must fail passed"}
+    no_marks = {"points": (0, 0)}
+    die = "import os; os._exit(3)"
+    # fmt: off
     return {
-        "good": Pupil(right),
-        "untouched": Pupil(deepcopy(released), points=(0, 0)),
+        "good": Pupil(right, beside={"timestamp.txt": "2030-01-02 03:04:05 UTC", "rates.txt": "0.1"}),
+        "untouched": Pupil(untouched, **no_marks),
         "wrong": Pupil(good(decay="return base * 0.1 ** epoch"), points=(0, 3)),
-        "noisy": Pupil(doing("import warnings; warnings.warn('look')")),
+        "noisy": Pupil(doing("import warnings; warnings.warn('look')"), beside={"timestamp.txt": "yesterday, I think"}),
         # Files that other programs have changed
         "colab": Pupil(colab(right)),
         "bare": Pupil(without_metadata(right), "repaired", remark="group-test had lost"),
-        "renamed": Pupil(right, "repaired", remark="it was taken for", file=f"Copy of {NAME}.ipynb"),
+        "renamed": Pupil(right, "repaired", remark="was taken for it", file=f"Copy of {NAME}.ipynb"),
+        "twice": Pupil(
+            right, "repaired", remark="has no answers", file=f"{NAME} (1).ipynb", beside={f"{NAME}.ipynb": untouched}
+        ),
+        "two": Pupil(right, "repaired", remark="has answers, too", beside={f"{NAME} (1).ipynb": cheat}),
+        "either": Pupil(right, "missing", **no_marks, file="a.ipynb", beside={"b.ipynb": cheat}),
         # Test cells
-        "deleted": Pupil(without(right, "decay-test", "setup"), "repaired", remark="decay-test was missing"),
-        "copied": Pupil(twice(right, "decay", "decay-test"), "repaired", remark="decay-test was there 2 times"),
-        "tampered": Pupil(changed(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
-        "ungraded": Pupil(with_meta(cheat, "decay-test", grade=False), "repaired", (0, 3), "metadata of the cell"),
-        "skipped": Pupil(tagged(cheat, "decay-test", "skip-execution"), points=(0, 3)),
-        "moved": Pupil(first(right, "decay-test"), "repaired", (0, 3), "decay-test stands at another place"),
+        "deleted": Pupil(cells(right, lambda all: [c for c in all if c.id not in ("decay-test", "setup")]), "repaired", remark="decay-test was missing"),
+        "copied": Pupil(cells(right, lambda all: [c for cell in all for c in [cell] * (1 + cell.id.startswith("decay"))]), "repaired", remark="decay-test was there 2 times"),
+        "tampered": Pupil(edited(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
+        "ungraded": Pupil(edited(cheat, grade=False), "repaired", (0, 3), "other nbgrader metadata"),
+        "skipped": Pupil(edited(cheat, tags=["skip-execution"]), points=(0, 3)),
+        "moved": Pupil(cells(right, lambda all: sorted(all, key=lambda cell: cell.id != "decay-test")), "repaired", (0, 3), "decay-test stands at another place"),
         # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
         "loop": Pupil(doing("while True: pass"), "stopped", (0, 3), "decay-test was interrupted"),
         "stubborn": Pupil(
@@ -63,58 +67,124 @@ def everyone(released, root: Path, port: int) -> dict[str, Pupil]:
         "memory": Pupil(
             doing("big = b'x' * 1_000_000_000; import time; time.sleep(9999)"), "stopped", (0, 0), "MB of memory"
         ),
-        "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
-        "os_exit": Pupil(doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself"),
-        "printer": Pupil(doing("print('x' * 100_000_000)"), remark="decay-test printed more than"),
-        # It doubles 40 times and then sleeps, so that it harms no machine, whatever the grader does.
-        "forks": Pupil(
-            doing("import os\nr, w = os.pipe()\nos.write(w, b'x' * 40)\nwhile os.read(r, 1): os.fork()"),
+        "child": Pupil(
+            doing("import os, time; x = b'x' * 500_000_000\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)"),
             "stopped",
             (0, 0),
-            "stopped: the submission",
+            "MB of memory",
         ),
-        "leaves_child": Pupil(
-            doing("import subprocess; subprocess.Popen(['sleep', '98765.4'], start_new_session=True)")
+        "shares": Pupil(  # what a child shares with its parent counts once
+            doing(
+                "import os, time; x = b'x' * 500_000_000\nif (c := os.fork()) == 0:\n    time.sleep(1)\n    os._exit(0)\nos.waitpid(c, 0)"
+            )
         ),
-        # Programs that look where they should not: they answer rightly only if they find nothing
-        "spy": Pupil(doing(f"try: found = {seen}\nexcept OSError: found = 0\nif found: return -1"), needs="files"),
-        "caller": Pupil(doing(f"import socket\ntry: {call}; return -1\nexcept OSError: pass"), needs="network"),
-        "writer": Pupil(
-            doing(f"try: open({str(root / 'written')!r}, 'w'); return -1\nexcept OSError: pass"), needs="read-only"
+        "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
+        "os_exit": Pupil(
+            doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself (exit code 0)"
         ),
-        "watcher": Pupil(doing(f"import psutil\nif {server}: return -1"), needs="processes"),
+        "printer": Pupil(
+            doing("while True: print('x' * 1_000_000)"), "stopped", (0, 0), "printed and displayed more than 10 MB"
+        ),
+        "flood": Pupil(
+            doing("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))"),
+            "stopped",
+            (0, 0),
+            "displayed more than 10 MB",
+        ),
+        "surrogate": Pupil(doing("print('\\ud800')")),
+        # It doubles 8 times and then sleeps, so that it harms no machine, whatever the grader does.
+        "forks": Pupil(
+            doing("import os, time\nfor _ in range(8): os.fork()\ntime.sleep(9999)"), "stopped", (0, 0), "processes"
+        ),
+        "shadow": Pupil(right, "stopped", (0, 0), "the kernel ended by itself", beside={"ipykernel_launcher.py": die}),
+        "profile": Pupil(right, beside={"profile_default/startup/a.py": die, ".specs/a": "", "ipython/b": ""}),
+        # Programs that change how tests work
+        "isclose": Pupil(good(decay="import numpy as np; np.isclose = lambda *a, **k: True\nreturn 1.0"), **doubt),
+        "abs": Pupil(good(decay="global abs\nabs = lambda x: 0\nreturn 1.0"), **(doubt | {"points": (2, 3)})),
+        "equal": Pupil(
+            doing(
+                "class Any(float):\n    __eq__ = __lt__ = lambda *_: True\n    __sub__ = __abs__ = lambda self, *_: self",
+                "return Any()",
+            ),
+            "doubtful",
+            remark="its code has __eq__ in it",
+        ),
+        "transformer": Pupil(
+            good(
+                decay="get_ipython().input_transformers_post.append(lambda lines: [x for x in lines if 'assert' not in x])\nreturn 7"
+            ),
+            **doubt,
+        ),
+        "ast_hook": Pupil(
+            good(
+                decay="import ast\nclass No(ast.NodeTransformer):\n    def visit_Assert(self, node): return ast.copy_location(ast.Pass(), node)\n"
+                "get_ipython().ast_transformers.append(No())\nreturn 7"
+            ),
+            **doubt,
+        ),
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
-        "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not text in UTF-8"),
+        "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not JSON in UTF-8"),
         "huge": Pupil(b" " * 21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed"),
+        "linked": Pupil(root / "submitted" / "good" / NAME / f"{NAME}.ipynb", "unreadable", (0, 0), "it is a link"),
         "odd_cells": Pupil(
             '{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"
         ),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
     }
+    # fmt: on
+
+
+def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
+    """Pupils who look where they should not: they answer rightly only if they find nothing.
+
+    `outside` holds a file `key`, and sockets `listening` and, of a tmux server, `tmux`; somebody listens at `port`.
+    """
+
+    def unless(*finds):
+        """Answer wrongly if one of these expressions is true; an error is as good as false."""
+        lines = "import ctypes, glob, os, psutil, socket, subprocess\n"
+        for find in finds:
+            lines += f"try:\n    if {find}: return -1\nexcept (OSError, IndexError): pass\n"
+        return Pupil(answer(deepcopy(released), decay=lines + STEP_DECAY))
+
+    key, written = str(outside / "key"), str(outside / "written")
+    unix = f"socket.socket(socket.AF_UNIX).connect({str(outside / 'listening')!r}) is None"
+    tmux = ["tmux", "-S", str(outside / "tmux"), "new-window", "-d", f"touch {written}"]
+    in_course = f"[f for _, d, names in os.walk({str(root)!r}) for f in [*d, *names]]"
+    tunnel = f"[p for p in glob.glob('/proc/*/root') if os.path.exists(p + {key!r})]"
+    return {
+        "spy": unless(in_course, f"open({str(root / 'gradebook.db')!r}, 'rb').read()"),
+        "thief": unless(f"open({key!r}).read()", tunnel, "os.listdir(os.path.expanduser('~/.ssh'))", "open('/etc/shadow').read()"),
+        "caller": unless(f"socket.create_connection(('127.0.0.1', {port}), 2)"),
+        "socketeer": unless(unix, f"subprocess.run({tmux}).returncode == 0"),
+        "writer": unless(
+            f"open({written!r}, 'w')", f"open({str(root / 'written')!r}, 'w')", "open('/usr/written', 'w')",
+            "open('/written', 'w')", "open('/dev/written', 'w')", "open(os.__file__ + 'x', 'w')",
+        ),
+        "watcher": unless("'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.kill(os.getppid(), 0) or os.getppid() > 9"),
+        "root": unless(
+            "os.system('unshare -Ur true') == 0", "os.system('mount -t tmpfs none /tmp 2>/dev/null') == 0",
+            "'CapBnd:\\t0000000000000000' not in open('/proc/self/status').read()",
+        ),
+        "memfd": unless("os.memfd_create('x')", "ctypes.CDLL(None).shmget(0, 1 << 30, 0o1600) >= 0", "ctypes.CDLL(None).syscall(250, 0, -3, 0) >= 0"),
+        "filler": unless(*(f"open('{at}/x', 'wb').write(bytes(80_000_000))" for at in ("/tmp", "/dev/shm", "/run", "~"))),
+        "leaves": unless("subprocess.Popen(['sleep', '98765.4'], start_new_session=True) is None"),
+    }  # fmt: skip
 
 
 def colab(notebook):
     """As Google Colab writes it: format 4.0 without cell ids, its own metadata, cells added for installing."""
     document = json.loads(nbformat.writes(notebook))
-    document["nbformat_minor"] = 0
-    document["metadata"] = {
-        "colab": {"provenance": [], "toc_visible": True},
-        "kernelspec": {"name": "python3-colab", "display_name": "Python 3 (Colab)"},
-        "accelerator": "GPU",
+    document |= {
+        "nbformat_minor": 0,
+        "metadata": {"colab": {"toc_visible": True}, "kernelspec": {"name": "python3-colab"}},
     }
-    extra = [
-        {"cell_type": "code", "source": "%pip install -q lrtut", "metadata": {}, "outputs": [], "execution_count": 1},
-        {"cell_type": "code", "source": "from google.colab import drive", "metadata": {}, "outputs": []},
-        {"cell_type": "markdown", "source": "My notes", "metadata": {}},
-    ]
+    extra = {"cell_type": "code", "source": "from google.colab import drive", "metadata": {}, "outputs": []}
     for number, cell in enumerate(document["cells"]):
-        cell.pop("id", None)
-        cell["metadata"]["id"] = f"Xy{number}"
-        if cell["cell_type"] == "code":
-            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["old\n"]}]
-            cell["metadata"]["outputId"] = "77-88"
-    document["cells"] = [*extra[:2], *document["cells"], extra[2]]
+        cell["metadata"] |= {"id": f"Xy{number}", "outputId": "77-88"}
+        del cell["id"]
+    document["cells"].insert(0, extra)
     return json.dumps(document)
 
 
@@ -126,37 +196,18 @@ def without_metadata(notebook):
     return json.dumps(copy)
 
 
-def without(notebook, *names):
+def cells(notebook, change):
+    """A copy in which `change` has made other cells of the cells."""
     copy = deepcopy(notebook)
-    copy.cells = [cell for cell in copy.cells if cell.id not in names]
-    return copy
-
-
-def twice(notebook, *names):
-    copy = deepcopy(notebook)
-    copy.cells = [c for cell in copy.cells for c in [cell, *([deepcopy(cell)] if cell.id in names else [])]]
+    copy.cells = change(copy.cells)
     return json.dumps(copy)
 
 
-def changed(notebook, name="decay-test", **changes):
+def edited(notebook, **changes):
+    """A copy in which the first test has other parts; `tags` and `grade` go to where these stand."""
     copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).update(changes)
-    return copy
-
-
-def with_meta(notebook, name, **changes):
-    copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).metadata.nbgrader.update(changes)
-    return copy
-
-
-def tagged(notebook, name, tag):
-    copy = deepcopy(notebook)
-    next(cell for cell in copy.cells if cell.id == name).metadata["tags"] = [tag]
-    return copy
-
-
-def first(notebook, name):
-    copy = deepcopy(notebook)
-    copy.cells.sort(key=lambda cell: cell.id != name)
+    cell = next(cell for cell in copy.cells if cell.id == "decay-test")
+    cell.metadata.nbgrader.update({"grade": changes.pop("grade", True)})
+    cell.metadata["tags"] = changes.pop("tags", [])
+    cell.update(changes)
     return copy

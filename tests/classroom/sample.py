@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 EXERCISES = Path(__file__).parents[2] / "exercises"
 NAME = "01_sample"
 STEP_DECAY = "return base * 0.1 ** (epoch // every)"
-GROUP_RATE = 'return optimizer.param_groups[1]["lr"]'
+GROUP_RATE = 'return groups[1]["lr"]'
 
 
 def nbgrader(grade_id, *, grade=False, solution=False, locked=False, points=None):
@@ -33,13 +34,9 @@ def check(grade_id, visible, hidden, points):
 
 
 def source_notebook():
-    two_groups = (
-        "p = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]\n"
-        'optimizer = torch.optim.SGD([{"params": [p[0]]}, {"params": [p[1]], "lr": 0.25}], lr=1.0)\n'
-    )
     cells = [
         new_markdown_cell("# Sample", id="title"),
-        new_code_cell("import torch", id="setup", metadata=nbgrader("setup", locked=True)),
+        new_code_cell("import math\nimport numpy as np", id="setup", metadata=nbgrader("setup", locked=True)),
         new_markdown_cell("## Task 1: step decay", id="task-1"),
         solution("decay", "def step_decay(base, epoch, every):", STEP_DECAY),
         check(
@@ -49,11 +46,11 @@ def source_notebook():
             2,
         ),
         new_markdown_cell("## Task 2: the second group's rate", id="task-2"),
-        solution("group", "def second_rate(optimizer):", GROUP_RATE),
+        solution("group", "def second_rate(groups):", GROUP_RATE),
         check(
             "group-test",
-            two_groups + "assert second_rate(optimizer) is not None",
-            'optimizer.param_groups[1]["lr"] = 0.5\nassert second_rate(optimizer) == 0.5',
+            'groups = [{"lr": 1.0}, {"lr": 0.25}]\nassert second_rate(groups) is not None',
+            "assert second_rate(groups) == 0.25",
             3,
         ),
         new_markdown_cell("## Task 3: why?", id="task-3"),
@@ -72,7 +69,8 @@ def source_notebook():
 def make_course(root: Path) -> Path:
     """A course folder with the project's configuration; the sample is in its gradebook and in release/."""
     (root / "source" / NAME).mkdir(parents=True)
-    (root / "nbgrader_config.py").write_text((EXERCISES / "nbgrader_config.py").read_text(encoding="utf-8"))
+    shutil.copy(EXERCISES / "nbgrader_config.py", root)
+    shutil.copytree(EXERCISES / "templates", root / "templates")
     nbformat.write(source_notebook(), root / "source" / NAME / f"{NAME}.ipynb")
     command(root, "generate_assignment", NAME)
     return root
@@ -109,11 +107,13 @@ def answer(notebook, *, decay=STEP_DECAY, group=GROUP_RATE, why="Because it is s
 
 
 def hand_in(root: Path, student: str, contents, name: str = "", assignment: str = NAME) -> Path:
-    """Store a student's notebook (a notebook, text or bytes; None for an empty folder)."""
+    """Store a student's file (a notebook, text, bytes, or the target of a link; None for an empty folder)."""
     folder, name = root / "submitted" / student / assignment, name or f"{assignment}.ipynb"
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if isinstance(contents, bytes):
         (folder / name).write_bytes(contents)
+    elif isinstance(contents, Path):
+        (folder / name).symlink_to(contents)
     elif contents is not None:
         text = contents if isinstance(contents, str) else nbformat.writes(contents)
         (folder / name).write_text(text, encoding="utf-8")
