@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TABLES = ("training", "finders", "modern", "one_cycle", "overhead", "grading", "gpu", "sweeps")  # modules with a table()
+# Modules with a table().
+TABLES = ("training", "finders", "modern", "one_cycle", "overhead", "grading", "gpu", "sweeps")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
