@@ -188,9 +188,12 @@ def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], work
                     student, folder = waiting.pop(0)
                     arguments = assignment, options | {"folder": temporary}, student, folder
                     process = context.Process(target=_work, args=(there, *arguments))
+                    # A Ctrl-C in the middle would be lost, or leave a process that nobody ends.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                     process.start()
-                    there.close()
                     running[here] = process, student
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                    there.close()
                 for connection in wait(list(running)):
                     process, student = running.pop(connection)
                     row = {"student": student, "verdict": "failed", "remarks": "the grading process ended"}
@@ -206,6 +209,7 @@ def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], work
 
 def _work(connection, *arguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     try:

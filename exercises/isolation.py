@@ -144,7 +144,9 @@ class BoxedExecute(Execute):
         command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
-        return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", work]
+        for path in (self.course, "/dev", "/"):
+            command += ["--remount-ro", path]
+        return [*command, "--chdir", work]
 
     @contextlib.contextmanager
     def _kernel(self, scratch: str):

@@ -83,7 +83,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
             doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself (exit code 0)"
         ),
         "printer": Pupil(
-            doing("while True: print('x' * 1_000_000)"), "stopped", (0, 0), "printed and displayed more than 10 MB"
+            doing("while True: print('x' * 1_000_000)"), "stopped", (0, 0), " MB"  # too much shown, or held unsent
         ),
         "flood": Pupil(
             doing("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))"),
