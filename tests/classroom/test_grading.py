@@ -26,7 +26,7 @@ ENDLESS = ("loop", "stubborn")
 HOSTILE = list(hostile(source_notebook(), Path("unused"), Path("unused"), 0))
 NAMES = [*everyone(source_notebook(), Path("unused")), *HOSTILE]
 ODD = {"a[b": "'['", "tab\t": "'\\t'", "line\nbreak": "'\\n'", "space ": "nor end in a space", "=1+1": "begin with",
-       "<b>": "'<', '>'", os.fsdecode(b"caf\xe9"): "'\\udce9'", "ADA": "roster.csv has ada"}  # fmt: skip
+       "<b>": "'<', '>'", os.fsdecode(b"Ren\xe9"): "'\\udce9'", "ADA": "roster.csv has ada"}  # fmt: skip
 
 
 def start(root, *options, **environment):
