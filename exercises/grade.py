@@ -180,6 +180,8 @@ def wrong_name(student: str, roster: set[str]) -> str:
 def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], workers: int):
     """Rows in the order in which they come; each submission has a process of its own, whose end costs no other one."""
     context, waiting, running = multiprocessing.get_context("fork"), list(todo.items()), {}
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())  # raised anywhere, as in a fork's hooks, it is lost
     with tempfile.TemporaryDirectory(prefix="grade-", dir="/tmp") as temporary:  # a socket's path has 107 bytes at most
         try:
             while waiting or running:
@@ -188,13 +190,12 @@ def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], work
                     student, folder = waiting.pop(0)
                     arguments = assignment, options | {"folder": temporary}, student, folder
                     process = context.Process(target=_work, args=(there, *arguments))
-                    # A Ctrl-C in the middle would be lost, or leave a process that nobody ends.
-                    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                     process.start()
-                    running[here] = process, student
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                     there.close()
-                for connection in wait(list(running)):
+                    running[here] = process, student
+                if stopped.is_set():
+                    raise KeyboardInterrupt
+                for connection in wait(list(running), timeout=0.2):
                     process, student = running.pop(connection)
                     row = {"student": student, "verdict": "failed", "remarks": "the grading process ended"}
                     with contextlib.suppress(EOFError):
@@ -202,6 +203,7 @@ def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], work
                     process.join()
                     yield row
         finally:
+            signal.signal(signal.SIGINT, before)
             for process, _ in running.values():
                 process.kill()
                 process.join()
@@ -209,7 +211,6 @@ def grade_all(assignment: Assignment, options: dict, todo: dict[str, Path], work
 
 def _work(connection, *arguments) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's business
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
     try:

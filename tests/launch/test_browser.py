@@ -121,7 +121,7 @@ def run_all(lab, page, name: str) -> None:
     """Run All by the menu, and save, until every cell has run; what the saved cells say is an error is raised."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    code, end = [], time.monotonic() + 240
+    code, end = [], time.monotonic() + 600
     while not code or not all(cell.execution_count for cell in code):
         assert time.monotonic() < end, f"{name} did not end"
         page.wait_for_timeout(500)
