@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -177,6 +178,9 @@ def lr_range_test(
     Afterwards, also after an exception or an interrupt, model, optimizer and random states are to the bit what they
     were, and a scheduler that is attached goes on as if nothing had happened (`lrtut.finder.snapshot.restored`).
 
+    Under DistributedDataParallel, call it in every process, each with its share of the batches, as in training: the
+    loss is the mean over the processes, so that each gets the same rates, those for the joint batch.
+
     Args:
         model: trained as it is if it is in train mode, else after `model.train()`. (`train` always calls that, so there
             a module in eval mode within a model in train mode trains, and here it does not.)
@@ -217,6 +221,7 @@ def lr_range_test(
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
         misuse.check_trains(model, optimizer)
+    processes = _processes(model)
     losses: list[float] = []
     bar = tqdm(total=steps, desc="range test", unit="step", delay=2, leave=False, disable=not progress)
     kept = restored(model, optimizer, batches, loss_fn=loss_fn, restore=restore)
@@ -242,6 +247,8 @@ def lr_range_test(
                     raise
                 optimizer.step()
                 loss = loss.item()
+            if processes:
+                loss = _mean_over(processes, loss, device)
             losses.append(loss)
             bar.update()
             if len(losses) == FIRST:
@@ -299,6 +306,20 @@ def _endless(batches: Iterable[Any]) -> Iterator[Any]:
                 f"batches ended after {count} and cannot be begun anew: give a list, a DataLoader or "
                 "lrtut.batches(), or fewer steps."
             )
+
+
+def _processes(model: nn.Module) -> Any:
+    """The process group of a DistributedDataParallel (or FSDP) model of several processes; None for any other."""
+    group = getattr(model, "process_group", None)
+    there = dist.is_available() and isinstance(group, dist.ProcessGroup)
+    return group if there and dist.get_world_size(group) > 1 else None
+
+
+def _mean_over(processes: Any, loss: float, device: torch.device) -> float:
+    """The mean of a loss over the processes: the one whose gradient their averaged gradients are."""
+    total = torch.tensor(loss, dtype=torch.float64, device=device)
+    dist.all_reduce(total, group=processes)
+    return total.item() / dist.get_world_size(processes)
 
 
 def _past_help(lrs: np.ndarray, losses: list[float], top: float) -> bool:
