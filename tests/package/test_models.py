@@ -46,6 +46,15 @@ def test_a_gpt_sees_only_what_came_before():
         tiny_gpt(20, width=10)
 
 
+def test_a_gpt_begins_at_a_spread_that_fits_its_width():
+    for width in (16, 64):
+        model = gpt(device="cpu", width=width, layers=2)
+        std = 0.8 / width**0.5
+        assert abs(model.blocks[0].mlp[0].weight.std() / std - 1) < 0.1
+        # Every block adds twice to what comes in: four times here, so half as wide.
+        assert abs(model.blocks[0].mlp[2].weight.std() / (std / 2) - 1) < 0.1
+
+
 @pytest.mark.parametrize("make", [small_cnn, mlp])
 def test_distribution_is_torchs_default(make):
     torch.manual_seed(0)
