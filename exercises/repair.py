@@ -34,7 +34,7 @@ def read(folder: Path, name: str, released: NotebookNode) -> tuple[Cells, list[s
     Raises:
         NothingToGrade: there is none, or it cannot be read.
     """
-    if folder.is_symlink() or not os.access(folder, os.R_OK | os.X_OK):
+    if not os.access(folder, os.R_OK | os.X_OK) or folder.is_symlink():
         raise NothingToGrade(UNREADABLE, "the folder is a link or cannot be read")
     own, found, unread = f"{name}.ipynb", {}, {}
     for path in beside(folder):
@@ -96,7 +96,7 @@ def _cell(cell: dict) -> NotebookNode:
 
 def beside(folder: Path) -> list[Path]:
     """What is in a folder and not hidden; nothing if the folder is a link or may not be looked into."""
-    seen = not folder.is_symlink() and os.access(folder, os.R_OK | os.X_OK)
+    seen = os.access(folder, os.R_OK | os.X_OK) and not folder.is_symlink()
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if seen else []
 
 

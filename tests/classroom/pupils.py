@@ -66,6 +66,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "child": stopped(f"{half}\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)", "MB of memory"),
         # What a child shares with its parent counts once.
         "shares": Pupil(doing(f"{half}\nif (c := os.fork()) == 0: time.sleep(1); os._exit(0)\nos.waitpid(c, 0)")),
+        "digs": Pupil(doing("import os; w = os.getcwd()\nfor _ in w * 50: os.mkdir('d'); os.chdir('d')\nos.chdir(w)")),
         "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
         "os_exit": stopped("import os; os._exit(0)", "the kernel ended by itself (exit code 0)"),
         "printer": stopped("while True: print('x' * 1_000_000)", " MB"),  # too much shown, or held unsent
@@ -94,7 +95,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not JSON in UTF-8"),
-        "huge": Pupil(b" " * 21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed"),
+        "huge": Pupil(21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": 10**12}),
         "linked": Pupil(root / "submitted" / "good" / NAME / f"{NAME}.ipynb", "unreadable", (0, 0), "it is a link"),
         "odd": Pupil('{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),

@@ -101,9 +101,8 @@ def test_verdict_and_marks(graded, name):
     pupil = (everyone(released(root), root) | hostile(released(root), root, root, 0))[name]
     row, marks = result["rows"][name], points(root, name)
     assert (row["verdict"], marks["decay-test"], marks["group-test"]) == (pupil.verdict, *pupil.points), row["remarks"]
-    assert pupil.remark in row["remarks"] and ("not in roster.csv" in row["remarks"]) == (
-        name not in ("good", *ENDLESS)
-    )
+    assert pupil.remark in row["remarks"]
+    assert ("not in roster.csv" in row["remarks"]) == (name not in ("good", *ENDLESS))
     assert float(row["score"]) == sum(pupil.points) and float(row["max_score"]) == 6
     unanswered = pupil.verdict in ("unreadable", "missing", "foreign") or name == "untouched"
     assert (marks["why"] is None) == (not unanswered)
@@ -157,9 +156,7 @@ def test_what_changed_is_graded_again_and_what_a_person_gave_stays(graded, again
         gradebook.find_comment("why", NAME, NAME, "wrong").manual_comment = "Seen by me."
         gradebook.db.commit()
     command(again, "generate_feedback", "--force", NAME)
-    shown = {
-        s: (pages / s / NAME / f"{NAME}.html").read_text(encoding="utf-8") for s in ("wrong", "deleted", "not_json")
-    }
+    shown = {path.parts[-3]: path.read_text(encoding="utf-8") for path in pages.glob("*/*/*.html")}
     assert "Seen by me." in shown["wrong"] and "Task 1: step decay</a>" in shown["wrong"]
     assert "decay-test was missing" in shown["deleted"] and "it is not JSON" in shown["not_json"]
     command(again, "export", "--to", "grades.csv")
@@ -224,11 +221,8 @@ def test_where_isolation_is_refused_only_trust_grades(root, program):
 
 @pytest.mark.skipif(bool(LACKS), reason=LACKS)
 def test_systemd_bounds_the_memory_where_it_grants_that(root, program, tmp_path):
-    hand_in(
-        root,
-        "a",
-        answer(released(root), decay=f"import os\nif 'XDG_RUNTIME_DIR' in os.environ: return 7\n{STEP_DECAY}"),
-    )
+    look = "import os\nif 'XDG_RUNTIME_DIR' in os.environ: return 7"
+    hand_in(root, "a", answer(released(root), decay=f"{look}\n{STEP_DECAY}"))
     skip = 'while [ "${1#-}" != "$1" ]; do shift; done'
     program("systemd-run", f'echo "$@" >> {tmp_path}/log\n[ "$XDG_RUNTIME_DIR" ] || exit 1\n{skip}\nexec "$@"')
     status, said, rows = run(root, XDG_RUNTIME_DIR="/run/user/1")

@@ -18,8 +18,7 @@ from nbformat.v4 import new_markdown_cell
 from nbgrader.api import Gradebook
 from sample import EXERCISES, NAME, answer, command, hand_in, released
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("LRTUT_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+BROWSER = os.environ.get("LRTUT_BROWSER") or shutil.which("chromium")
 MISSING = not BROWSER or not importlib.util.find_spec("playwright")
 
 RUN = "window.pwned = 1; fetch('/formgrader/api/grades', {method: 'POST'})"
