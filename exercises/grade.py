@@ -99,7 +99,7 @@ class Assignment:
 
 def grade_one(assignment: Assignment, options: dict, student: str, folder: Path) -> dict:
     """Grade one submission; its row of the table."""
-    execute = BoxedExecute(config=assignment.config, **options)
+    execute = BoxedExecute(config=assignment.config, log=logging.getLogger("kernel"), **options)
     staged = Path(execute.folder, "submitted", student, assignment.name)
     staged.mkdir(parents=True)
     remarks = copy_other_files(folder, staged)
@@ -227,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.workers < 1:
         parser.error("--workers must be above zero")
     warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # what nbgrader has to say
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # what nbgrader has to say,
+    logging.getLogger("kernel").disabled = True  # but not what is in the verdict
     assignment = Assignment(options.course, options.assignment)
     folders, roster = assignment.folders(), assignment.roster()
     table = assignment.root / "verdicts" / f"{assignment.name}.csv"

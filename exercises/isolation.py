@@ -142,7 +142,7 @@ class BoxedExecute(Execute):
         command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
-        for path in (self.course, "/dev", "/"):
+        for path in (self.course, "/dev", "/proc", "/"):  # a teacher who is root could write in /proc/sys
             command += ["--remount-ro", path]
         return [*command, "--chdir", work]
 
@@ -235,7 +235,7 @@ def _why(error: Exception, code: int | None) -> str:
         return f"the kernel ended by itself (exit code {code}): `exit()`, `os._exit()`, a crash or too little memory"
     if isinstance(error, CellTimeoutError):
         return "a cell did not stop when it was interrupted"
-    return f"the kernel sent what nobody understands ({type(error).__name__}: {error})"
+    return f"the kernel sent what nobody understands ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
 def _mark(cells, name: str, message: str) -> None:

@@ -106,7 +106,7 @@ def copy_other_files(folder: Path, to: Path) -> list[str]:
     for path in beside(folder):
         try:
             if path.is_symlink() or not path.is_file():
-                remarks.append(f"{path.name} is a link or a folder and was left out")
+                remarks.append(f"{path.name} is a link or not a file, and was left out")
             elif path.name == "timestamp.txt" and not _is_time(path):
                 remarks.append("its timestamp.txt cannot be read; it counts as handed in on time")
             elif path.suffix != ".ipynb" and path.stat().st_size > left:

@@ -38,6 +38,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
 
     right, cheat, untouched, no_marks = good(), good(decay="return 7"), deepcopy(released), {"points": (0, 0)}
     again, show = f"{NAME} (1).ipynb", "from IPython.display import display, HTML\nwhile True: "
+    dig = "os.path.exists('d') or os.mkdir('d')"
     die, half = "import os; os._exit(3)", "import os, time; x = b'x' * 500_000_000"
     # fmt: off
     return {
@@ -52,7 +53,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "twice": Pupil(right, "repaired", remark="has no answers", file=again, beside={f"{NAME}.ipynb": untouched}),
         "two": Pupil(right, "repaired", remark="has answers, too", beside={again: cheat}),
         "either": Pupil(right, "missing", **no_marks, file="a.ipynb", beside={"b.ipynb": cheat}),
-        "linker": Pupil(right, remark="a is a link or a folder", beside={"b": Path("/etc/passwd"), "a/b": "c"}),
+        "linker": Pupil(right, remark="a is a link or not a file", beside={"b": Path("/etc/passwd"), "a/b": "c"}),
         # Test cells
         "deleted": changed(right, lambda cell: cell.id not in ("decay-test", "setup"), "decay-test was missing"),
         "copied": changed(right, lambda cell: 1 + cell.id.startswith("decay"), "decay-test was there 2 times"),
@@ -66,7 +67,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "child": stopped(f"{half}\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)", "MB of memory"),
         # What a child shares with its parent counts once.
         "shares": Pupil(doing(f"{half}\nif (c := os.fork()) == 0: time.sleep(1); os._exit(0)\nos.waitpid(c, 0)")),
-        "digs": Pupil(doing("import os; w = os.getcwd()\nfor _ in w * 50: os.mkdir('d'); os.chdir('d')\nos.chdir(w)")),
+        "digs": Pupil(doing(f"import os; w = os.getcwd()\nfor _ in w * 50: {dig}; os.chdir('d')\nos.chdir(w)")),
         "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
         "os_exit": stopped("import os; os._exit(0)", "the kernel ended by itself (exit code 0)"),
         "printer": stopped("while True: print('x' * 1_000_000)", " MB"),  # too much shown, or held unsent
@@ -132,6 +133,7 @@ def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
         "writer": unless(
             f"open({written!r}, 'w')", f"open({str(root / 'written')!r}, 'w')", "open('/usr/written', 'w')",
             "open('/written', 'w')", "open('/dev/written', 'w')", "open(os.__file__ + 'x', 'w')",
+            "os.access('/proc/sys/kernel/core_pattern', os.W_OK)",
         ),
         "watcher": unless("'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.getppid() > 9"),
         "root": unless(
