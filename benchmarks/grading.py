@@ -123,7 +123,7 @@ def table() -> str:
             f"{n} submissions of `{made_on['assignment']}`, the start of the grader included.",
             "",
             f"{measured_on(made_on['machine'])[:-1]}, {made_on['cores']} cores, data {made_on['data']}, "
-            f"load average {made_on['load']:.0f}.",
+            f"load average before the start {made_on['load']:.0f}.",
         ]
     )
 
