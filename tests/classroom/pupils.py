@@ -96,7 +96,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not JSON in UTF-8"),
-        "huge": Pupil(21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": 10**12}),
+        "huge": Pupil(21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": 21_000_000}),
         "linked": Pupil(root / "submitted" / "good" / NAME / f"{NAME}.ipynb", "unreadable", (0, 0), "it is a link"),
         "odd": Pupil('{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
