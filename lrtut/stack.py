@@ -45,7 +45,7 @@ class Stack:
         self.update, size = _UPDATES[type(optimizers[0])]
         held = {id(p) for p in optimizers[0].param_groups[0]["params"] if p.requires_grad}
         trained = {name for name, p in self.model.named_parameters() if id(p) in held}
-        if any(repr(model) != repr(models[0]) for model in models):
+        if len({(repr(model), *model.state_dict()) for model in models}) > 1:
             raise CannotStackError("make_model gives different networks for different seeds")
         with _as_one():
             params, self.fixed = stack_module_state(models)
