@@ -26,7 +26,7 @@ from lrtut.sweep import usable_cores
 
 IMAGES = 2560
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SIZES = (8, 32, 128, 512) if DEVICE == "cuda" else (8, 32)
+SIZES = (8, 32, 128, 256, 512) if DEVICE == "cuda" else (8, 32)
 
 
 def nothing(lr, seed):

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,18 +27,18 @@ from nbformat.v4 import new_markdown_cell
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde
 from nbgrader.coursedir import CourseDirectory
-from repair import FOREIGN, MISSING, UNREADABLE, NothingToGrade, below, copy_other_files, read, repair
+from repair import FOREIGN, MISSING, MOST_MB, UNREADABLE, NothingToGrade, beside, copy_other_files, read, repair
 from sqlalchemy.exc import SAWarning
 from traitlets.config.loader import PyFileConfigLoader
 
 CONFIG = "nbgrader_config.py"
 # From the best to the worst; a verdict is the worst that applies.
-VERDICTS = ["graded", "repaired", "doubtful", "stopped", "foreign", UNREADABLE, MISSING, "failed"]
+VERDICTS = ["graded", "repaired", "doubtful", "stopped", FOREIGN, UNREADABLE, MISSING, "failed"]
 COLUMNS = ["student", "verdict", "score", "max_score", "answers wait for a person", "remarks", "graded from"]
 
 
 class Assignment:
-    """An assignment of the course at `root`, as nbgrader knows it. Ends the program where that is not as it should be."""
+    """An assignment of the course at `root`, as nbgrader knows it. Ends the program where something is missing."""
 
     def __init__(self, root: Path, name: str):
         self.root, self.name = root.resolve(), name
@@ -50,36 +49,31 @@ class Assignment:
         # Those who write at the same time wait for each other: SQLite would give up after five seconds.
         self.config.CourseDirectory.setdefault("db_url", f"sqlite:///{self.root}/gradebook.db?timeout=600")
         self.course = CourseDirectory(config=self.config)
-        self.released, self.marked, tests = {}, set(), {}
+        tests, cells = {}, []
         with Gradebook(self.course.db_url) as gradebook, contextlib.suppress(MissingEntry, FileNotFoundError):
-            for notebook in gradebook.find_assignment(name).notebooks:
-                path = self.path(self.course.release_directory, ".") / f"{notebook.name}.ipynb"
-                self.released[notebook.name] = nbformat.read(path, as_version=4)
-                self.marked = {submission.student.id for submission in gradebook.assignment_submissions(name)}
-                tests |= {(notebook.name, cell.name): cell.checksum for cell in notebook.source_cells}
-        cells = [(name, c.metadata) for name, notebook in self.released.items() for c in notebook.cells]
-        if not tests or tests.keys() != {(name, m.nbgrader.grade_id) for name, m in cells if "nbgrader" in m}:
+            tests = {cell.name: cell.checksum for cell in gradebook.find_notebook(name, name).source_cells}
+            self.marked = {submission.student.id for submission in gradebook.assignment_submissions(name)}
+            self.released = nbformat.read(self.notebook(self.course.release_directory, "."), as_version=4)
+            cells = self.released.cells
+        if not tests or tests.keys() != {c.metadata.nbgrader.grade_id for c in cells if "nbgrader" in c.metadata}:
             sys.exit(f"Gradebook and release/ do not agree on {name}. Run: nbgrader generate_assignment --force {name}")
         self.tests = repr(sorted(tests.items())).encode()
 
-    def path(self, kind: str, student: str) -> Path:
-        return Path(self.course.format_path(kind, student, self.name))
+    def notebook(self, kind: str, student: str) -> Path:
+        return Path(self.course.format_path(kind, student, self.name), f"{self.name}.ipynb")
 
     def folders(self) -> dict[str, Path]:
         """The students who have handed in something, with their folders."""
-        above = self.path(self.course.submitted_directory, "x").parents[1]
-        found = sorted(above.iterdir()) if above.is_dir() else []
-        found = [path for path in found if path.is_dir() and not path.name.startswith(".")]
+        above = self.notebook(self.course.submitted_directory, "x").parents[2]
+        found = [path for path in sorted(above.glob("*")) if path.is_dir() and not path.name.startswith(".")]
         # What may not be looked into shall get a verdict that says so.
         return {p.name: p / self.name for p in found if not os.access(p, os.X_OK) or (p / self.name).is_dir()}
 
     def roster(self) -> set[str]:
         """The students in roster.csv, who are entered in the gradebook; nobody, if there is no such file."""
         path = self.root / "roster.csv"
-        if not path.exists():
-            return set()
-        with open(path, encoding="utf-8-sig", newline="") as file:  # Excel writes a byte order mark
-            rows = list(csv.DictReader(file))
+        text = path.read_text(encoding="utf-8-sig") if path.exists() else ""  # Excel writes a byte order mark
+        rows = list(csv.DictReader(text.splitlines()))
         if not all(row.get("id") for row in rows):
             sys.exit(f"{path}: its first line must name a column `id`, and each line must have one.")
         with Gradebook(self.course.db_url) as gradebook:
@@ -91,49 +85,41 @@ class Assignment:
     def state(self, folder: Path) -> str:
         """A hash of a submission's files, names included, and of the assignment's tests."""
         total = hashlib.sha256(self.tests)
-        for path in below(folder):
-            total.update(os.fsencode(path.relative_to(folder)))
-            try:
-                total.update(path.read_bytes() if path.is_file() and not path.is_symlink() else b"no file")
-            except OSError as error:
-                total.update(type(error).__name__.encode())
+        for path in beside(folder):
+            total.update(os.fsencode(path.name))
+            with contextlib.suppress(OSError):
+                graded = path.is_file() and not path.is_symlink() and path.stat().st_size <= MOST_MB * 10**6
+                total.update(path.read_bytes() if graded else b"not graded")
         return total.hexdigest()
 
     def is_done(self, row: dict | None, student: str, folder: Path) -> bool:
-        graded = [self.path(self.course.autograded_directory, student) / f"{name}.ipynb" for name in self.released]
-        there = student in self.marked and all(path.is_file() for path in graded)
+        there = student in self.marked and self.notebook(self.course.autograded_directory, student).is_file()
         return there and row is not None and row["verdict"] != "failed" and row["graded from"] == self.state(folder)
 
 
 def grade_one(assignment: Assignment, options: dict, student: str, folder: Path) -> dict:
     """Grade one submission; its row of the table."""
-    execute = BoxedExecute(config=assignment.config, **options)
+    execute = BoxedExecute(config=assignment.config, log=logging.getLogger("kernel"), **options)
     staged = Path(execute.folder, "submitted", student, assignment.name)
     staged.mkdir(parents=True)
-    verdicts, remarks = ["graded"], copy_other_files(folder, staged)
-    for name, released in assignment.released.items():
-        try:
-            cells, said = read(folder, name, released)
-            notebook, repairs = repair(cells, released)
-            said += repairs
-            verdicts.append("foreign" if repairs == [FOREIGN] else "repaired" if said else "graded")
-        except NothingToGrade as nothing:
-            verdict, execute.refusals[name] = nothing.args
-            notebook, said = deepcopy(released), [execute.refusals[name]]
-            verdicts.append(verdict)
-        remarks += said
-        if remarks:
-            # A file's name is no markup.
-            lines = [re.sub(r"([^\w .,:;()'])", r"\\\1", shown(remark)) for remark in remarks]
-            text = "\n- ".join(["**Remarks of the grader**\n", *lines])
-            notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
-        nbformat.write(notebook, staged / f"{name}.ipynb")
+    remarks = copy_other_files(folder, staged)
+    try:
+        cells, said = read(folder, assignment.name, assignment.released)
+        notebook, repairs = repair(cells, assignment.released)
+        said, verdict = said + repairs, "repaired" if said or repairs else "graded"
+    except NothingToGrade as nothing:
+        verdict, execute.refusal = nothing.args
+        notebook, said = deepcopy(assignment.released), [execute.refusal]
+    remarks += said
+    if remarks:
+        text = "\n".join(["**Remarks of the grader**", "```", *(f"- {shown(remark)}" for remark in remarks), "```"])
+        notebook.cells.insert(0, new_markdown_cell(text, id="remarks"))
+    nbformat.write(notebook, staged / f"{assignment.name}.ipynb")
     _autograde(assignment, student, execute)
-    verdicts += ["stopped"] * execute.stopped + ["doubtful"] * execute.doubtful
+    verdicts = [verdict, *["stopped"] * execute.stopped, *["doubtful"] * execute.doubtful]
     with Gradebook(assignment.course.db_url) as gradebook:
         found = gradebook.find_submission(assignment.name, student)
-        grades = [grade for notebook in found.notebooks for grade in notebook.grades]
-        for grade in grades:
+        for grade in found.notebooks[0].grades:
             grade.needs_manual_grade |= execute.doubtful
             if grade.auto_score is None and not grade.needs_manual_grade and grade.manual_score is None:
                 raise RuntimeError(f"nbgrader gave no mark for {grade.name}")
@@ -145,21 +131,15 @@ def grade_one(assignment: Assignment, options: dict, student: str, folder: Path)
 
 
 def _autograde(assignment: Assignment, student: str, execute: BoxedExecute) -> None:
-    """nbgrader's own Autograde, on what was staged, with our Execute in the place of its."""
-    config, said = deepcopy(assignment.config), []
+    """nbgrader's own Autograde, on what was staged, with our Execute in the place of its. It logs what goes wrong."""
+    config = deepcopy(assignment.config)
     config.CourseDirectory.submitted_directory = str(Path(execute.folder, "submitted"))
     course = CourseDirectory(config=config)
     course.assignment_id, course.student_id = assignment.name, student
     converter = Autograde(coursedir=course, config=config, force=True)
     steps = converter.autograde_preprocessors
     converter.autograde_preprocessors = [execute if step.__name__ == "Execute" else step for step in steps]
-    converter.log.addHandler(handler := logging.Handler(logging.ERROR))
-    handler.emit = lambda record: said.extend(record.getMessage().strip().splitlines())
-    try:
-        converter.start()
-    except Exception as error:
-        errors = [line for line in said if "Error" in line]
-        raise RuntimeError(errors[-1] if errors else str(error)) from error
+    converter.start()
 
 
 def shown(name: str) -> str:
@@ -169,10 +149,9 @@ def shown(name: str) -> str:
 
 def wrong_name(student: str, roster: set[str]) -> str:
     """What is wrong with the name of a folder in submitted/; empty if nothing is."""
-    if bad := sorted({c for c in student if not c.isprintable() or c in '[]*?<>&"\\|{}'}):
-        return f"nbgrader cannot use a folder's name with {', '.join(map(ascii, bad))} in it: rename the folder"
-    if student != student.strip() or student[0] in "=+-@":
-        return "a folder's name must not begin with a space or with = + - @, nor end in a space: rename the folder"
+    if not student.isprintable() or re.search(r'^[ =+@-]|[][*?<>&"\\|{}]| $', student):
+        why = 'it begins with = + - @ or a space, ends in a space, or has one of []*?<>&"\\|{} or what is unprintable'
+        return f"rename the folder: {why}"
     alike = [name for name in roster if name.casefold() == student.casefold()]
     return f"roster.csv has {alike[0]}: rename the folder" if alike and student not in roster else ""
 
@@ -221,10 +200,8 @@ def _work(connection, *arguments) -> None:
 
 def read_table(path: Path) -> dict[str, dict]:
     """The rows of a table of verdicts by student."""
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        return {row["student"]: row for row in csv.DictReader(file)}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {row["student"]: row for row in csv.DictReader(lines)}
 
 
 def write_table(path: Path, rows: dict[str, dict]) -> None:
@@ -250,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.workers < 1:
         parser.error("--workers must be above zero")
     warnings.simplefilter("ignore", SAWarning)  # nbgrader's relations, in SQLAlchemy's newer versions
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    logging.basicConfig(level=logging.ERROR, format="%(message)s")  # what nbgrader has to say,
+    logging.getLogger("kernel").disabled = True  # but not what is in the verdict
     assignment = Assignment(options.course, options.assignment)
     folders, roster = assignment.folders(), assignment.roster()
     table = assignment.root / "verdicts" / f"{assignment.name}.csv"
@@ -287,9 +265,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _data() -> str:
     """What `LRTUT_DATA` shall be for all kernels; it says which data that is."""
-    code = "from lrtut.data import find_data; print(*find_data(), sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    found, why = done.stdout.splitlines()[:2]
+    from lrtut.data import DataError, find_data  # it takes seconds
+
+    try:
+        found, why = find_data()
+    except DataError as error:
+        sys.exit(str(error))
     print(f"Data: {found} ({why}).")
     return os.path.abspath(found) if os.path.isdir(found) else found
 

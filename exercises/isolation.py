@@ -26,15 +26,18 @@ from nbformat import NotebookNode, from_dict
 from nbformat.v4 import new_code_cell, new_output
 from nbgrader.preprocessors import Execute
 from nbgrader.utils import has_failed, is_grade, is_locked
-from traitlets import Bool, Dict, Float, Integer, List, Unicode
+from traitlets import Bool, Float, Integer, List, Unicode
 
 PYTHON = os.path.abspath(sys.executable)
 # All that a kernel sees of the system. The rest, the teacher's files and sockets included, is not there.
 SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/system/cpu"]
 SYSTEM += [f"/etc/{name}" for name in ("alternatives", "fonts", "group", "ld.so.cache", "localtime", "passwd", "ssl")]
-BWRAP = "--unshare-all --unshare-user --disable-userns --cap-drop ALL --die-with-parent --new-session "
-BWRAP += "--unsetenv JPY_PARENT_PID --proc /proc --dev /dev"
-# memfd_create, memfd_secret, shmget: memory that belongs to no process. add_key, request_key, keyctl: the teacher's keys.
+BWRAP = "--unshare-all --unshare-user --disable-userns --cap-drop ALL --die-with-parent --new-session --proc /proc "
+BWRAP += "--dev /dev --unsetenv JPY_PARENT_PID --unsetenv XDG_RUNTIME_DIR --unsetenv DBUS_SESSION_BUS_ADDRESS"
+KEPT = (
+    "PATH LANG LD_LIBRARY_PATH HOME XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS".split()
+)  # systemd-run needs the last two
+# memfd_create, memfd_secret, shmget: memory of no process. add_key, request_key, keyctl: the teacher's keys.
 REFUSED_CALLS = {
     "x86_64": (0xC000003E, 319, 447, 29, 248, 249, 250),
     "aarch64": (0xC00000B7, 279, 447, 194, 217, 218, 219),
@@ -97,17 +100,12 @@ def _megabytes(processes: list[psutil.Process], enough: float) -> float:
 class BoxedExecute(Execute):
     """nbgrader's Execute, with a kernel that sees nothing of `course` and no network, and has limits.
 
-    What did not run gets an error, since to nbgrader no output is a pass. Of all notebooks together: `remarks`; `stopped`,
-    whether a cell was stopped; `doubtful`, whether a canary passed. A notebook in `refusals` (name: reason) is not run.
+    What did not run gets an error: to nbgrader no output is a pass. A notebook with a `refusal` is not run at all.
+    Afterwards `remarks` say what happened; a cell was `stopped`; a canary passed, or the code has a trick: `doubtful`.
     """
 
-    course, data, folder, trusted = (
-        Unicode(),
-        Unicode(),
-        Unicode(),
-        Bool(),
-    )  # `data` for LRTUT_DATA, `folder` for scratch
-    refusals, remarks, stopped, doubtful = Dict(), List(), Bool(), Bool()
+    course, data, folder = Unicode(), Unicode(help="for LRTUT_DATA"), Unicode(help="for scratch")
+    trusted, refusal, remarks, stopped, doubtful = Bool(), Unicode(), List(), Bool(), Bool()
     seconds = Float(300, help="wall-clock seconds of a notebook").tag(config=True)
     memory_mb = Integer(2000, help="megabytes of all its processes; what they share counts once").tag(config=True)
     processes = Integer(64, help="how many it may have at once").tag(config=True)
@@ -134,7 +132,7 @@ class BoxedExecute(Execute):
         return scope if granted else []
 
     def _command(self, scratch: str, work: str, filter: int) -> list[str]:
-        """What to put before a command so that it runs isolated in `work`; `scratch` is the only folder that it shares."""
+        """What to put before a command so that it runs isolated in `work`; `scratch` is all that it shares."""
         needed = [sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), site.getusersitepackages()]
         needed += [str(Path(find_spec("lrtut").origin).parent), f"{self.data}/MNIST"]
         mounts = {path: ["--ro-bind-try", path] for path in SYSTEM}
@@ -144,7 +142,7 @@ class BoxedExecute(Execute):
         command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
-        for path in (self.course, "/dev", "/"):
+        for path in (self.course, "/dev", "/proc", "/"):  # a teacher who is root could write in /proc/sys
             command += ["--remount-ro", path]
         return [*command, "--chdir", work]
 
@@ -156,7 +154,7 @@ class BoxedExecute(Execute):
         manager.transport = "ipc"  # sockets that are files reach into a network namespace
         # One thread, and no GPU: marks shall not depend on the machine. pip shall say at once that it has no network.
         fixed = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PIP_NO_INDEX": "1", "LRTUT_DATA": self.data}
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH", "HOME") if name in os.environ}
+        kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         fixed |= {"IPYTHONDIR": f"{scratch}/ipython", "NBGRADER_EXECUTION": "autograde"}
         options = {"cwd": f"{scratch}/work", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with _refused_calls() as filter:
@@ -176,8 +174,8 @@ class BoxedExecute(Execute):
 
     def preprocess(self, nb: NotebookNode, resources, km=None):
         cells, self._now, self._shown, ended = nb.cells, 0, 0, ""
-        if refusal := self.refusals.get(resources["nbgrader"]["notebook"]):
-            _mark(filter(is_grade, cells), "NotGraded", refusal)
+        if self.refusal:
+            _mark(filter(is_grade, cells), "NotGraded", self.refusal)
             return nb, resources
         tests = [cell.source for cell in cells if is_grade(cell) and is_locked(cell) and cell.cell_type == "code"]
         canaries = [new_code_cell(source) for source in [*(f"assert 1 == 2\n{test}" for test in tests), *CANARIES]]
@@ -195,11 +193,14 @@ class BoxedExecute(Execute):
                     if self.kc is not None:
                         self.kc.stop_channels()
         finally:
-            subprocess.run(["chmod", "-R", "u+rwX", scratch], stderr=subprocess.DEVNULL)  # it follows no link
-            shutil.rmtree(scratch, ignore_errors=True)
+            for remove in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):  # they follow no link, and know no depth
+                subprocess.run([*remove, scratch], stderr=subprocess.DEVNULL)
         nb.cells = cells
-        if not ended and not all(map(has_failed, canaries)):
-            self._doubt("a test that must fail passed")
+        doubts = [] if ended or all(map(has_failed, canaries)) else ["a test that must fail passed"]
+        own = "\n".join(cell.source for cell in cells if cell.cell_type == "code" and not is_locked(cell))
+        doubts += [f"its code has {trick} in it" for trick in TRICKS if trick in own]
+        self.doubtful = bool(doubts)
+        self.remarks += [f"{why}: does it change how tests work?" for why in doubts]
         self._judge(cells, ended)
         return nb, resources
 
@@ -209,23 +210,14 @@ class BoxedExecute(Execute):
             self.remarks.append(f"stopped: {ended}")
             _mark(cells[self._now : self._now + 1], "Stopped", ended)
             _mark(cells[self._now + 1 :], "NotRun", f"this cell did not run, because in an earlier one {ended}")
-        for cell in cells:
-            if cell.cell_type != "code":
-                continue
-            if tricks := [trick for trick in TRICKS if trick in cell.source and not is_locked(cell)]:
-                self._doubt(f"its code has {tricks[0]} in it")
+        for cell in filter(lambda cell: cell.cell_type == "code", cells):
             # Half of a surrogate pair can be printed, but not stored.
-            cell.outputs = from_dict(
-                json.loads(json.dumps(cell.outputs, ensure_ascii=False).encode("utf-8", "replace"))
-            )
+            outputs = json.dumps(cell.outputs, ensure_ascii=False).encode("utf-8", "replace")
+            cell.outputs = from_dict(json.loads(outputs))
             if any(output.get("ename") == "CellTimeoutError" for output in cell.outputs):
                 self.stopped = True
                 name = cell.metadata.get("nbgrader", {}).get("grade_id") or "of the student's own"
                 self.remarks.append(f"the cell {name} was interrupted after {self.timeout} seconds")
-
-    def _doubt(self, why: str) -> None:
-        self.doubtful = True
-        self.remarks.append(f"{why}: does it change how tests work?")
 
     def preprocess_cell(self, cell, resources, index):
         self._now = index
@@ -243,7 +235,7 @@ def _why(error: Exception, code: int | None) -> str:
         return f"the kernel ended by itself (exit code {code}): `exit()`, `os._exit()`, a crash or too little memory"
     if isinstance(error, CellTimeoutError):
         return "a cell did not stop when it was interrupted"
-    return f"the kernel sent what nobody understands ({type(error).__name__}: {error})"
+    return f"the kernel sent what nobody understands ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
 def _mark(cells, name: str, message: str) -> None:

@@ -12,15 +12,11 @@ variant file sets them: a name at its top for every assignment, a name in a tabl
     INITIAL_LR = 0.8
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import logging
 import re
-import shutil
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
 
@@ -32,9 +28,7 @@ from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 LESSONS = HERE.parent / "notebooks"
-VARIANT_LINE = re.compile(
-    r"^(?P<indent>\s*)(?P<name>[A-Z][A-Z0-9_]*) = (?P<value>[^#\n]+?)(?P<rest>  #.*\bvariant)$", re.M
-)
+VARIANT_LINE = re.compile(r"^(?P<indent>\s*)(?P<name>[A-Z]\w*) = (?P<value>[^#\n]+?)(?P<rest>  #.*\bvariant)$", re.M)
 
 
 def sources() -> dict[str, nbformat.NotebookNode]:
@@ -48,32 +42,19 @@ def sources() -> dict[str, nbformat.NotebookNode]:
 
 
 def write(notebooks: dict[str, nbformat.NotebookNode], folder: Path) -> None:
-    """Write each as `folder/NAME/NAME.ipynb`; a file that would not change is left alone."""
+    """Write each into `folder`/source/NAME/, and what nbgrader makes of it into `folder`/release/NAME/."""
+    config = Config()
+    config.CourseDirectory.root = str(folder.resolve())
+    # No gradebook: it is the teacher's. SaveCells wants one all the same.
+    config.GenerateAssignment.no_database = True
+    steps = GenerateAssignment.preprocessors.default()
+    config.GenerateAssignment.preprocessors = [step for step in steps if step is not SaveCells]
     for name, notebook in notebooks.items():
-        path = folder / name / f"{name}.ipynb"
+        path = folder / "source" / name / f"{name}.ipynb"
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = nbformat.writes(notebook) + "\n"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8", newline="\n")
-
-
-def released(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, nbformat.NotebookNode]:
-    """What nbgrader's generate_assignment makes of the sources, without a gradebook and without outputs."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(notebooks, Path(folder) / "source")
-        config = Config()
-        config.CourseDirectory.root = folder
-        config.GenerateAssignment.no_database = True
-        steps = [step for step in GenerateAssignment.preprocessors.default() if step is not SaveCells]
-        config.GenerateAssignment.preprocessors = steps  # SaveCells wants the gradebook even then
-        made = {}
-        for name in notebooks:
-            config.CourseDirectory.assignment_id = name
-            GenerateAssignment(coursedir=CourseDirectory(config=config), config=config).start()
-            made[name] = nbformat.read(Path(folder) / "release" / name / f"{name}.ipynb", as_version=4)
-            for cell in made[name].cells:
-                cell.metadata.pop("execution", None)
-        return made
+        path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8", newline="\n")
+        config.CourseDirectory.assignment_id = name
+        GenerateAssignment(coursedir=CourseDirectory(config=config), config=config, force=True).start()
 
 
 def apply_variant(notebooks: dict[str, nbformat.NotebookNode], values: dict) -> None:
@@ -82,22 +63,18 @@ def apply_variant(notebooks: dict[str, nbformat.NotebookNode], values: dict) -> 
     Raises:
         ValueError: a name or an assignment that is not there, or a value of another type than the one it replaces.
     """
-    everywhere = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    unknown = [name for name, value in values.items() if isinstance(value, dict) and name not in notebooks]
+    tables = {stem: table for stem, table in values.items() if isinstance(table, dict)}
+    common = {name: value for name, value in values.items() if name not in tables}
+    lines = {stem: "\n".join(cell.source for cell in notebook.cells) for stem, notebook in notebooks.items()}
+    there = {(stem, match["name"]) for stem, text in lines.items() for match in VARIANT_LINE.finditer(text)}
+    unknown = [name for name in common if name not in {name for _, name in there}]
+    unknown += [f"[{stem}] {name}" for stem, table in tables.items() for name in table if (stem, name) not in there]
     if unknown:
-        raise ValueError(f"there is no assignment {', '.join(unknown)}: there are {', '.join(notebooks)}.")
-    used: set[str] = set()
+        raise ValueError(f"no line ends in `# variant` for {', '.join(unknown)}; look into exercises/source/.")
     for stem, notebook in notebooks.items():
-        own = values.get(stem, {})
-        found = {m["name"] for cell in notebook.cells for m in VARIANT_LINE.finditer(cell.source)}
-        if set(own) - found:
-            raise ValueError(f"{stem} has no {', '.join(sorted(set(own) - found))}: it has {', '.join(sorted(found))}.")
-        chosen = everywhere | own
-        used |= found & set(everywhere)
+        chosen = common | tables.get(stem, {})
         for cell in notebook.cells:
             cell.source = VARIANT_LINE.sub(lambda match, chosen=chosen: _set(match, chosen), cell.source)
-    if set(everywhere) - used:
-        raise ValueError(f"no assignment has {', '.join(sorted(set(everywhere) - used))}.")
 
 
 def _set(match: re.Match, chosen: dict) -> str:
@@ -112,32 +89,21 @@ def _set(match: re.Match, chosen: dict) -> str:
     return f"{match['indent']}{name} = {new!r}{match['rest']}"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns 0, or 2 if the variant cannot be made."""
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the exercises that are handed out from their source.")
-    parser.add_argument(
-        "--variant", nargs=2, type=Path, metavar=("FILE", "FOLDER"), help="own values, and where to put it"
-    )
+    parser.add_argument("--variant", nargs=2, type=Path, metavar=("FILE", "FOLDER"), help="own values; where to put it")
     variant, folder = parser.parse_args(argv).variant or (None, HERE)
     logging.basicConfig(level=logging.ERROR, format="%(message)s")  # what nbgrader has to say
     if variant and folder.resolve() == HERE:
         parser.error(f"{folder} holds the public exercises, which a variant never overwrites; give another folder.")
     notebooks = sources()
     try:
-        if variant:
-            apply_variant(notebooks, tomllib.loads(variant.read_text(encoding="utf-8")))
+        apply_variant(notebooks, tomllib.loads(variant.read_text(encoding="utf-8")) if variant else {})
     except (ValueError, OSError) as error:
-        print(f"make_release: {variant}: {error}", file=sys.stderr)
-        return 2
-    release = released(notebooks)
-    for kind, made in {"source": notebooks, "release": release}.items():
-        for old in (folder / kind).glob("*"):
-            if kind == "release" and old.is_dir() and old.name not in made:
-                shutil.rmtree(old)
-        write(made, folder / kind)
-    print(f"{len(release)} assignments in {folder / 'release'}")
-    return 0
+        sys.exit(f"make_release: {variant}: {error}")
+    write(notebooks, folder)
+    print(f"{len(notebooks)} assignments in {folder / 'release'}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,15 +2,14 @@
 
 nbgrader finds tests by their metadata alone: a test cell that lost them, or was deleted, or carries the tag
 `skip-execution`, would silently count as nothing or even in full. So every cell of the assignment is looked up in the
-submission (by nbgrader's id, the cell's id, its text, its place), gets the released metadata back, and a test that is not
-there is put back. All other cells keep their source and nothing else. The tests' own text comes from nbgrader later.
+submission (by nbgrader's id or its text), gets the released metadata back, and a test that is not there is
+put back. All other cells keep their source and nothing else. The tests' own text comes from nbgrader later.
 """
 
 import json
 import os
 import shutil
 from copy import deepcopy
-from difflib import SequenceMatcher
 from pathlib import Path
 
 from nbformat import NotebookNode, from_dict
@@ -18,16 +17,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_
 from nbgrader.utils import is_grade, is_locked, is_solution, parse_utc
 
 MOST_MB = 20  # of a notebook, and of all other files of one submission together
-LIKE_ENOUGH = 0.3  # of an answer to its stub; unrelated code of the same length has about 0.1
-UNREADABLE, MISSING = "unreadable", "missing"
-FOREIGN = "none of the assignment's cells was found: is this the right file?"
+FOREIGN, UNREADABLE, MISSING = "foreign", "unreadable", "missing"
 NEW_CELL = {"code": new_code_cell, "markdown": new_markdown_cell, "raw": new_raw_cell}
-MEANS = ("grade", "solution", "locked", "task", "points", "schema_version")  # what nbgrader's metadata tell it
 Cells = list[NotebookNode]
 
 
 class NothingToGrade(Exception):
-    """No notebook can be graded: the verdict (UNREADABLE or MISSING), and why."""
+    """No notebook can be graded: the verdict (FOREIGN, UNREADABLE or MISSING), and why."""
 
 
 def read(folder: Path, name: str, released: NotebookNode) -> tuple[Cells, list[str]]:
@@ -38,36 +34,38 @@ def read(folder: Path, name: str, released: NotebookNode) -> tuple[Cells, list[s
     Raises:
         NothingToGrade: there is none, or it cannot be read.
     """
+    if not os.access(folder, os.R_OK | os.X_OK) or folder.is_symlink():
+        raise NothingToGrade(UNREADABLE, "the folder is a link or cannot be read")
     own, found, unread = f"{name}.ipynb", {}, {}
-    try:
-        paths = {p.name: p for p in sorted(folder.iterdir()) if p.suffix == ".ipynb" and not p.name.startswith(".")}
-    except OSError as error:
-        raise NothingToGrade(UNREADABLE, f"the folder cannot be read: {error.strerror}") from None
-    for file, path in paths.items():
+    for path in beside(folder):
         try:
-            found[file] = read_cells(path)
+            if path.suffix == ".ipynb":
+                found[path.name] = read_cells(path)
         except (ValueError, OSError, RecursionError) as error:
-            said = "it is nested too deeply" if isinstance(error, RecursionError) else error
-            unread[file] = f"{file} cannot be read: {said}"
+            unread[path.name] = f"{path.name} cannot be read: {error}"
     answered = [file for file, cells in found.items() if _has_answers(cells, released)]
-    chosen = [own] if own in answered else answered or [own] if own in paths else answered or list(paths)
+    there = [own] if own in found or own in unread else [*found, *unread]
+    chosen = [own] if own in answered else answered or there
     if len(chosen) != 1:
         raise NothingToGrade(MISSING, f"there is no {own} ({', '.join(chosen) or 'no notebook'} in the folder)")
     if chosen[0] in unread:
         raise NothingToGrade(UNREADABLE, unread[chosen[0]])
     if chosen[0] != own:
-        why = "has no answers" if own in found else "cannot be read" if own in unread else "is not there"
-        return found[chosen[0]], [f"{own} {why}; {chosen[0]} was taken for it"]
+        return found[chosen[0]], [f"{own} is not there or has no answers; {chosen[0]} was taken for it"]
     return found[own], [f"{file} has answers, too; {own} was graded" for file in answered if file != own]
 
 
 def _has_answers(cells: Cells, released: NotebookNode) -> bool:
-    pairs = [(released.cells[i], cells[place]) for i, place in _find(cells, released)[0].items()]
-    return any(is_solution(cell) and _text(cell) != _text(other) for cell, other in pairs)
+    try:
+        _find(cells, released)
+    except NothingToGrade:
+        return False
+    texts = {_text(cell) for cell in cells}
+    return any(is_solution(cell) and _text(cell) not in texts for cell in released.cells)
 
 
 def read_cells(path: Path) -> Cells:
-    """The cells of a notebook file: type, source, ids and nbgrader's metadata, and nothing else.
+    """The cells of a notebook file: type, source and nbgrader's metadata, and nothing else.
 
     Raises:
         ValueError: says what is wrong with the file.
@@ -93,30 +91,29 @@ def _cell(cell: dict) -> NotebookNode:
     metadata = metadata if isinstance(metadata, dict) else {}
     nbgrader = metadata["nbgrader"] if isinstance(metadata.get("nbgrader"), dict) else {}
     kind = cell.get("cell_type") if cell.get("cell_type") in ("code", "markdown") else "raw"
-    ids = [value for value in (cell.get("id"), metadata.get("id")) if isinstance(value, str)]
-    return from_dict({"cell_type": kind, "source": source, "ids": ids, "metadata": {"nbgrader": nbgrader}})
+    return from_dict({"cell_type": kind, "source": source, "metadata": {"nbgrader": nbgrader}})
 
 
-def below(folder: Path) -> list[Path]:
-    """All files, folders and links below a folder; nothing below a link, or below what may not be listed."""
-    return sorted(Path(above, name) for above, *names in os.walk(folder) for name in [*names[0], *names[1]])
+def beside(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden; nothing if the folder is a link or may not be looked into."""
+    seen = os.access(folder, os.R_OK | os.X_OK) and not folder.is_symlink()
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if seen else []
 
 
 def copy_other_files(folder: Path, to: Path) -> list[str]:
-    """Copy what lies beside the notebook, but no link and not more than MOST_MB; returns remarks."""
-    remarks, total = [], 0
-    for path in below(folder):
+    """Copy the files beside the notebook, but not more than MOST_MB; returns remarks."""
+    remarks, left = [], MOST_MB * 10**6
+    for path in beside(folder):
         try:
-            if path.is_symlink():
-                remarks.append(f"{path.name} is a link and was left out")
+            if path.is_symlink() or not path.is_file():
+                remarks.append(f"{path.name} is a link or not a file, and was left out")
             elif path.name == "timestamp.txt" and not _is_time(path):
                 remarks.append("its timestamp.txt cannot be read; it counts as handed in on time")
-            elif path.is_file() and path.suffix != ".ipynb":
-                total += path.stat().st_size
-                if total > MOST_MB * 10**6:
-                    return [*remarks, f"its other files have more than {MOST_MB} MB; {path.name} and more was left out"]
-                (to / path.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, to / path.relative_to(folder))
+            elif path.suffix != ".ipynb" and path.stat().st_size > left:
+                remarks.append(f"{path.name} was left out: the other files have more than {MOST_MB} MB")
+            elif path.suffix != ".ipynb":
+                left -= path.stat().st_size
+                shutil.copyfile(path, to / path.name)
         except OSError as error:
             remarks.append(f"{path.name} cannot be read and was left out: {error.strerror}")
     return remarks
@@ -124,7 +121,8 @@ def copy_other_files(folder: Path, to: Path) -> list[str]:
 
 def _is_time(path: Path) -> bool:
     try:
-        return not (text := path.read_text(encoding="utf-8").strip()) or parse_utc(text) is not None
+        with open(path, encoding="utf-8") as file:
+            return not (text := file.read(100).strip()) or parse_utc(text) is not None
     except (ValueError, OverflowError):
         return False
 
@@ -133,94 +131,65 @@ def repair(submitted: Cells, released: NotebookNode) -> tuple[NotebookNode, list
     """A notebook that nbgrader grades as it should, from cells as `read_cells` makes them and what was handed out.
 
     Returns:
-        the notebook, and remarks in the order of the assignment's cells; FOREIGN alone, if it is another notebook.
+        the notebook, and remarks in the order of the assignment's cells.
+
+    Raises:
+        NothingToGrade: it is another notebook.
     """
     places, remarks = _find(submitted, released)
     cells = [NEW_CELL[cell.cell_type](cell.source) for cell in submitted]
     inserts: dict[int, Cells] = {}
     for i, said in remarks.items():
-        original, found = released.cells[i], submitted[places[i]] if i in places else None
-        if found is None and is_solution(original) and not is_grade(original):
-            said.append("was not found")  # its stub would take the place of what was written elsewhere
+        original = released.cells[i]
+        if i not in places:
+            if is_grade(original) or is_locked(original):  # an answer that a test grades counts wherever it is
+                said.append("was missing and was put back")
+                place = min((place for k, place in places.items() if k > i), default=len(cells))
+                inserts.setdefault(place, []).append(new := deepcopy(original))
+                if is_solution(original):  # to nbgrader, the original text is no answer and no work for a person
+                    new.source = "This answer's cell was not found: is the answer in another cell?"
             continue
-        as_released = found is None or is_locked(original)
-        new = NEW_CELL[original.cell_type](original.source if as_released else found.source)
-        new.metadata = deepcopy(original.metadata)
-        if found is None:
-            said.append("was missing and was put back")
-            place = min((place for k, place in places.items() if k > i), default=len(cells))
-            inserts.setdefault(place, []).append(new)
-            continue
-        meta, meant = found.metadata.get("nbgrader"), original.metadata.nbgrader
-        if as_released and (found.cell_type, _text(found)) != (original.cell_type, _text(original)):
+        found = submitted[places[i]]
+        if is_locked(original) and _text(found) != _text(original):
             said.append("had been changed; the original was used")
-        elif meta and any(meta.get(key, False) != meant.get(key, False) for key in MEANS):
-            said.append("had other nbgrader metadata; the original was used")
-        cells[places[i]] = new
+        cells[places[i]] = NEW_CELL[original.cell_type](original.source if is_locked(original) else found.source)
+        cells[places[i]].metadata = deepcopy(original.metadata)
     together = [cell for k in range(len(cells) + 1) for cell in [*inserts.get(k, []), *cells[k : k + 1]]]
     for number, cell in enumerate(together):
         cell.id = f"cell-{number}"
     notebook = new_notebook(cells=together, metadata=deepcopy(released.metadata), nbformat_minor=5)
-    said = [f"the cell {_name(released.cells[i])} {what}" for i in remarks for what in remarks[i]]
-    return notebook, [FOREIGN] if remarks.keys().isdisjoint(places) else said
+    return notebook, [f"the cell {_name(released.cells[i])} {what}" for i in remarks for what in remarks[i]]
 
 
 def _find(submitted: Cells, released: NotebookNode) -> tuple[dict[int, int], dict[int, list[str]]]:
-    """Where in the submission each cell of the assignment stands, and remarks on those that nbgrader needs."""
-    needed = {
-        i: cell for i, cell in enumerate(released.cells) if is_grade(cell) or is_solution(cell) or is_locked(cell)
-    }
+    """Where in the submission the cells of the assignment are, and remarks on those that have nbgrader's metadata."""
+    remarks: dict[int, list[str]] = {i: [] for i, cell in enumerate(released.cells) if _name(cell)}
     places: dict[int, int] = {}
-    remarks: dict[int, list[str]] = {i: [] for i in needed}
-    for i, cell in needed.items():
+    for i, said in remarks.items():
+        cell = released.cells[i]
         found = [k for k, other in enumerate(submitted) if _name(other) == _name(cell)]
         if found:
             worked_on = [k for k in found if not is_locked(cell) and _text(submitted[k]) != _text(cell)]
             places[i] = (worked_on or found)[-1]
         if len(found) > 1:
-            remarks[i].append(f"was there {len(found)} times; the last one that was worked on counts")
-    known = {_name(cell) for cell in needed.values()}
-    free = [k for k, cell in enumerate(submitted) if _name(cell) not in known]
-    for alike in (_same_id, _same_text, None):
-        for i, cell in enumerate(released.cells):
-            match = None
-            if i not in places and alike:
-                match = next((k for k in free if alike(cell, submitted[k])), None)
-            elif i not in places and is_solution(cell) and not needed.keys().isdisjoint(places):
-                match = _by_place(i, cell, submitted, places, free)
-            if match is not None:
-                places[i] = match
-                free.remove(match)
-                if i in needed:
-                    remarks[i].append("had lost its nbgrader metadata and was recognised by its text or place")
-    for i in needed.keys() & places.keys():
-        if is_grade(needed[i]) and any(k < i and places.get(k, -1) > places[i] for k in needed):
-            remarks[i].append("stands at another place than in the assignment")
+            said.append(f"was there {len(found)} times; the last one that was worked on counts")
+    taken = {_name(released.cells[i]) for i in remarks}
+    free = [k for k, cell in enumerate(submitted) if _name(cell) not in taken]
+    for i, cell in enumerate(released.cells):
+        alike = [k for k in free if _text(submitted[k]) == _text(cell) and cell.source.strip()]
+        if alike and i not in places:
+            places[i] = alike[0]
+            free.remove(alike[0])
+            if i in remarks:
+                remarks[i].append("had lost its nbgrader metadata and was recognised by its text")
+    if not any(is_grade(released.cells[i]) or is_solution(released.cells[i]) for i in places):
+        raise NothingToGrade(FOREIGN, "none of the assignment's answers and tests was found: is this the right file?")
     return places, remarks
-
-
-def _by_place(i: int, cell: NotebookNode, submitted: Cells, places: dict[int, int], free: list[int]) -> int | None:
-    """An answer stands between its neighbours: code that is like its stub, or the longest text."""
-    before = max((place for k, place in places.items() if k < i), default=-1)
-    after = min((place for k, place in places.items() if k > i), default=len(submitted))
-    between = [k for k in free if before < k < after and submitted[k].cell_type == cell.cell_type]
-    if cell.cell_type != "code":
-        return max(between, key=lambda k: len(submitted[k].source), default=None)
-    like = {k: SequenceMatcher(None, submitted[k].source[:5000], cell.source).ratio() for k in between}
-    return max((k for k in like if like[k] >= LIKE_ENOUGH), key=like.get, default=None)
 
 
 def _name(cell: NotebookNode) -> str:
     return str(cell.metadata.get("nbgrader", {}).get("grade_id") or "")
 
 
-def _text(cell: NotebookNode) -> str:
-    return "\n".join(line.rstrip() for line in cell.source.strip().splitlines())
-
-
-def _same_id(cell: NotebookNode, other: NotebookNode) -> bool:
-    return cell.get("id") in other.ids
-
-
-def _same_text(cell: NotebookNode, other: NotebookNode) -> bool:
-    return bool(_text(cell)) and cell.cell_type == other.cell_type and _text(cell) == _text(other)
+def _text(cell: NotebookNode) -> tuple[str, str]:
+    return cell.cell_type, "\n".join(line.rstrip() for line in cell.source.strip().splitlines())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import pickle
-import tempfile
+import uuid
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ def files(keep: Any, key: Any, pairs: list[tuple]) -> list[Path | None]:
         )
     check_kind("keep", keep, str | os.PathLike, "give the folder to keep the results in")
     folder = Path(keep)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"keep='{folder}' is not a folder that can be made or opened ({error.strerror}): give another."
+        raise OSError(error.errno, message) from error
     return [folder / f"{_name([key, *pair])}.pickle" for pair in pairs]
 
 
@@ -56,18 +61,20 @@ def read(file: Path) -> Any:
 
 def write(file: Path, run: Any) -> None:
     """Keep a run, whole or not at all, whatever ends the process and whoever else writes it."""
-    part = None
+    part = file.with_name(f"{uuid.uuid4().hex}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            part.write(pickle.dumps(run))
-            part.flush()
-            os.fsync(part.fileno())
-        os.replace(part.name, file)
+        with open(part, "xb") as out:
+            out.write(pickle.dumps(run))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
     except Exception as error:
-        if part:
-            Path(part.name).unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error  # without the part's name: the same warning shows once
         warnings.warn(
-            f"results cannot be kept in {file.parent} ({error}): the sweep goes on and returns them.",
+            f"results cannot be kept in {file.parent} ({reason}): the sweep goes on and returns them.",
             RuntimeWarning,
             stacklevel=3,
         )
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()

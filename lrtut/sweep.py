@@ -58,7 +58,8 @@ def sweep(
             Dask's (`client.get_executor()`): `run`, with the data that it uses, is sent to each worker once:
             docs/sweep_on_a_cluster.md.
         keep: a folder in which each run's result is kept (pickled) as soon as it ends. A sweep that finds a run there
-            does not run it again, after a crash or a restart either. Runs that failed are not kept.
+            does not run it again, after a crash or a restart either. Runs that failed are not kept. A file `….part` is
+            what a crash cut off: delete it.
         key: what makes two runs the same, beside rate and seed: numbers, text, lists or dicts, such as
             `{"model": "small_cnn", "epochs": 3, "version": 2}`. Change it when you change the code or the data: nothing
             else is looked at.

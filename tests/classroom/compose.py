@@ -16,7 +16,7 @@ ANSWERS = {
 
 
 def compositions(assignment, source):
-    """Yield {task: (answer's name, code, is it right?)}: the k-th holds the k-th answer of every task that has so many."""
+    """Yield {task: (answer's name, code, is it right?)}: the k-th holds the k-th answer of each task that has one."""
     solutions = {cell.id.removesuffix("-answer"): cell.source for cell in source.cells}
     for kind in ("wrong", "right"):
         per_task = [

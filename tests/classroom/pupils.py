@@ -27,13 +27,19 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
     def good(**answers):
         return answer(deepcopy(released), **answers)
 
-    def doing(lines, result=STEP_DECAY):
-        return good(decay=f"{lines}\n{result}")
+    def doing(lines):
+        return good(decay=f"{lines}\n{STEP_DECAY}")
 
-    right, cheat, untouched = good(), good(decay="return 7"), deepcopy(released)
-    doubt = {"verdict": "doubtful", "points": (0, 3), "remark": "a test that must fail passed"}
-    no_marks = {"points": (0, 0)}
-    die = "import os; os._exit(3)"
+    def stopped(lines, why):
+        return Pupil(doing(lines), "stopped", (0, 0), why)
+
+    def doubt(decay, points=0, why="a test that must fail passed"):
+        return Pupil(good(decay=decay), "doubtful", (points, 3), why)
+
+    right, cheat, untouched, no_marks = good(), good(decay="return 7"), deepcopy(released), {"points": (0, 0)}
+    again, show = f"{NAME} (1).ipynb", "from IPython.display import display, HTML\nwhile True: "
+    dig = "os.path.exists('d') or os.mkdir('d')"
+    die, half = "import os; os._exit(3)", "import os, time; x = b'x' * 500_000_000"
     # fmt: off
     return {
         "good": Pupil(right, beside={"timestamp.txt": "2030-01-02 03:04:05 UTC", "rates.txt": "0.1"}),
@@ -44,92 +50,55 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         "colab": Pupil(colab(right)),
         "bare": Pupil(without_metadata(right), "repaired", remark="group-test had lost"),
         "renamed": Pupil(right, "repaired", remark="was taken for it", file=f"Copy of {NAME}.ipynb"),
-        "twice": Pupil(
-            right, "repaired", remark="has no answers", file=f"{NAME} (1).ipynb", beside={f"{NAME}.ipynb": untouched}
-        ),
-        "two": Pupil(right, "repaired", remark="has answers, too", beside={f"{NAME} (1).ipynb": cheat}),
+        "twice": Pupil(right, "repaired", remark="has no answers", file=again, beside={f"{NAME}.ipynb": untouched}),
+        "two": Pupil(right, "repaired", remark="has answers, too", beside={again: cheat}),
         "either": Pupil(right, "missing", **no_marks, file="a.ipynb", beside={"b.ipynb": cheat}),
+        "linker": Pupil(right, remark="a is a link or not a file", beside={"b": Path("/etc/passwd"), "a/b": "c"}),
         # Test cells
-        "deleted": Pupil(cells(right, lambda all: [c for c in all if c.id not in ("decay-test", "setup")]), "repaired", remark="decay-test was missing"),
-        "copied": Pupil(cells(right, lambda all: [c for cell in all for c in [cell] * (1 + cell.id.startswith("decay"))]), "repaired", remark="decay-test was there 2 times"),
+        "deleted": changed(right, lambda cell: cell.id not in ("decay-test", "setup"), "decay-test was missing"),
+        "copied": changed(right, lambda cell: 1 + cell.id.startswith("decay"), "decay-test was there 2 times"),
         "tampered": Pupil(edited(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
-        "ungraded": Pupil(edited(cheat, grade=False), "repaired", (0, 3), "other nbgrader metadata"),
+        "ungraded": Pupil(edited(cheat, grade=False), points=(0, 3)),
         "skipped": Pupil(edited(cheat, tags=["skip-execution"]), points=(0, 3)),
-        "moved": Pupil(cells(right, lambda all: sorted(all, key=lambda cell: cell.id != "decay-test")), "repaired", (0, 3), "decay-test stands at another place"),
         # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
         "loop": Pupil(doing("while True: pass"), "stopped", (0, 3), "decay-test was interrupted"),
-        "stubborn": Pupil(
-            doing("import time\nwhile True:\n    try: time.sleep(1)\n    except BaseException: pass"),
-            "stopped",
-            (0, 0),
-            "did not stop when it was interrupted",
-        ),
-        "memory": Pupil(
-            doing("big = b'x' * 1_000_000_000; import time; time.sleep(9999)"), "stopped", (0, 0), "MB of memory"
-        ),
-        "child": Pupil(
-            doing("import os, time; x = b'x' * 500_000_000\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)"),
-            "stopped",
-            (0, 0),
-            "MB of memory",
-        ),
-        "shares": Pupil(  # what a child shares with its parent counts once
-            doing(
-                "import os, time; x = b'x' * 500_000_000\nif (c := os.fork()) == 0:\n    time.sleep(1)\n    os._exit(0)\nos.waitpid(c, 0)"
-            )
-        ),
+        "stubborn": stopped("import time\nwhile 1:\n try: time.sleep(1)\n except BaseException: 0", "did not stop"),
+        "memory": stopped("big = b'x' * 1_000_000_000; import time; time.sleep(9999)", "MB of memory"),
+        "child": stopped(f"{half}\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)", "MB of memory"),
+        # What a child shares with its parent counts once.
+        "shares": Pupil(doing(f"{half}\nif (c := os.fork()) == 0: time.sleep(1); os._exit(0)\nos.waitpid(c, 0)")),
+        "digs": Pupil(doing(f"import os; w = os.getcwd()\nfor _ in w * 50: {dig}; os.chdir('d')\nos.chdir(w)")),
         "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
-        "os_exit": Pupil(
-            doing("import os; os._exit(0)"), "stopped", (0, 0), "the kernel ended by itself (exit code 0)"
-        ),
-        "printer": Pupil(
-            doing("while True: print('x' * 1_000_000)"), "stopped", (0, 0), " MB"  # too much shown, or held unsent
-        ),
-        "flood": Pupil(
-            doing("from IPython.display import display, HTML\nwhile True: display(HTML('x' * 100_000))"),
-            "stopped",
-            (0, 0),
-            "displayed more than 10 MB",
-        ),
+        "os_exit": stopped("import os; os._exit(0)", "the kernel ended by itself (exit code 0)"),
+        "printer": stopped("while True: print('x' * 1_000_000)", " MB"),  # too much shown, or held unsent
+        "flood": stopped(f"{show} display(HTML('x' * 100_000))", "displayed more than 10 MB"),
         "surrogate": Pupil(doing("print('\\ud800')")),
         # It doubles 8 times and then sleeps, so that it harms no machine, whatever the grader does.
-        "forks": Pupil(
-            doing("import os, time\nfor _ in range(8): os.fork()\ntime.sleep(9999)"), "stopped", (0, 0), "processes"
-        ),
+        "forks": stopped("import os, time\nfor _ in range(8): os.fork()\ntime.sleep(9999)", "processes"),
         "shadow": Pupil(right, "stopped", (0, 0), "the kernel ended by itself", beside={"ipykernel_launcher.py": die}),
         "profile": Pupil(right, beside={"profile_default/startup/a.py": die, ".specs/a": "", "ipython/b": ""}),
         # Programs that change how tests work
-        "isclose": Pupil(good(decay="import numpy as np; np.isclose = lambda *a, **k: True\nreturn 1.0"), **doubt),
-        "abs": Pupil(good(decay="global abs\nabs = lambda x: 0\nreturn 1.0"), **(doubt | {"points": (2, 3)})),
-        "equal": Pupil(
-            doing(
-                "class Any(float):\n    __eq__ = __lt__ = lambda *_: True\n    __sub__ = __abs__ = lambda self, *_: self",
-                "return Any()",
-            ),
-            "doubtful",
-            remark="its code has __eq__ in it",
+        "isclose": doubt("import numpy as np; np.isclose = lambda *a, **k: True\nreturn 1.0"),
+        "abs": doubt("global abs\nabs = lambda x: 0\nreturn 1.0", 2),
+        "equal": doubt(
+            "class Any(float):\n    __eq__ = __lt__ = lambda *_: True\n"
+            "    __sub__ = __abs__ = lambda self, *_: self\nreturn Any()", 2, "its code has __eq__ in it",
         ),
-        "transformer": Pupil(
-            good(
-                decay="get_ipython().input_transformers_post.append(lambda lines: [x for x in lines if 'assert' not in x])\nreturn 7"
-            ),
-            **doubt,
+        "transformer": doubt(
+            "def no(lines): return [line for line in lines if 'assert' not in line]\n"
+            "get_ipython().input_transformers_post.append(no)\nreturn 7"
         ),
-        "ast_hook": Pupil(
-            good(
-                decay="import ast\nclass No(ast.NodeTransformer):\n    def visit_Assert(self, node): return ast.copy_location(ast.Pass(), node)\n"
-                "get_ipython().ast_transformers.append(No())\nreturn 7"
-            ),
-            **doubt,
+        "ast_hook": doubt(
+            "import ast\nclass No(ast.NodeTransformer):\n"
+            "    def visit_Assert(self, node): return ast.copy_location(ast.Pass(), node)\n"
+            "get_ipython().ast_transformers.append(No())\nreturn 7"
         ),
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not JSON in UTF-8"),
-        "huge": Pupil(b" " * 21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed"),
+        "huge": Pupil(21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": 21_000_000}),
         "linked": Pupil(root / "submitted" / "good" / NAME / f"{NAME}.ipynb", "unreadable", (0, 0), "it is a link"),
-        "odd_cells": Pupil(
-            '{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"
-        ),
+        "odd": Pupil('{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
     }
     # fmt: on
@@ -151,24 +120,30 @@ def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
     key, written = str(outside / "key"), str(outside / "written")
     unix = f"socket.socket(socket.AF_UNIX).connect({str(outside / 'listening')!r}) is None"
     tmux = ["tmux", "-S", str(outside / "tmux"), "new-window", "-d", f"touch {written}"]
+    libc = "ctypes.CDLL(None)"
     in_course = f"[f for _, d, names in os.walk({str(root)!r}) for f in [*d, *names]]"
     tunnel = f"[p for p in glob.glob('/proc/*/root') if os.path.exists(p + {key!r})]"
     return {
         "spy": unless(in_course, f"open({str(root / 'gradebook.db')!r}, 'rb').read()"),
-        "thief": unless(f"open({key!r}).read()", tunnel, "os.listdir(os.path.expanduser('~/.ssh'))", "open('/etc/shadow').read()"),
+        "thief": unless(
+            f"open({key!r}).read()", tunnel, "os.listdir(os.path.expanduser('~/.ssh'))", "open('/etc/shadow').read()"
+        ),
         "caller": unless(f"socket.create_connection(('127.0.0.1', {port}), 2)"),
         "socketeer": unless(unix, f"subprocess.run({tmux}).returncode == 0"),
         "writer": unless(
             f"open({written!r}, 'w')", f"open({str(root / 'written')!r}, 'w')", "open('/usr/written', 'w')",
             "open('/written', 'w')", "open('/dev/written', 'w')", "open(os.__file__ + 'x', 'w')",
+            "os.access('/proc/sys/kernel/core_pattern', os.W_OK)",
         ),
-        "watcher": unless("'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.kill(os.getppid(), 0) or os.getppid() > 9"),
+        "watcher": unless("'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.getppid() > 9"),
         "root": unless(
             "os.system('unshare -Ur true') == 0", "os.system('mount -t tmpfs none /tmp 2>/dev/null') == 0",
             "'CapBnd:\\t0000000000000000' not in open('/proc/self/status').read()",
         ),
-        "memfd": unless("os.memfd_create('x')", "ctypes.CDLL(None).shmget(0, 1 << 30, 0o1600) >= 0", "ctypes.CDLL(None).syscall(250, 0, -3, 0) >= 0"),
-        "filler": unless(*(f"open('{at}/x', 'wb').write(bytes(80_000_000))" for at in ("/tmp", "/dev/shm", "/run", "~"))),
+        "memfd": unless(
+            "os.memfd_create('x')", f"{libc}.shmget(0, 1 << 30, 0o1600) >= 0", f"{libc}.syscall(250, 0, -3, 0) >= 0"
+        ),
+        "filler": unless(*(f"open('{at}/x', 'wb').write(bytes(80_000_000))" for at in ("/tmp", "/dev/shm", "/run"))),
         "leaves": unless("subprocess.Popen(['sleep', '98765.4'], start_new_session=True) is None"),
     }  # fmt: skip
 
@@ -176,10 +151,7 @@ def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
 def colab(notebook):
     """As Google Colab writes it: format 4.0 without cell ids, its own metadata, cells added for installing."""
     document = json.loads(nbformat.writes(notebook))
-    document |= {
-        "nbformat_minor": 0,
-        "metadata": {"colab": {"toc_visible": True}, "kernelspec": {"name": "python3-colab"}},
-    }
+    document |= {"nbformat_minor": 0, "metadata": {"colab": {}, "kernelspec": {"name": "python3-colab"}}}
     extra = {"cell_type": "code", "source": "from google.colab import drive", "metadata": {}, "outputs": []}
     for number, cell in enumerate(document["cells"]):
         cell["metadata"] |= {"id": f"Xy{number}", "outputId": "77-88"}
@@ -196,11 +168,11 @@ def without_metadata(notebook):
     return json.dumps(copy)
 
 
-def cells(notebook, change):
-    """A copy in which `change` has made other cells of the cells."""
+def changed(notebook, times, remark):
+    """Somebody whose notebook has each cell so many times."""
     copy = deepcopy(notebook)
-    copy.cells = change(copy.cells)
-    return json.dumps(copy)
+    copy.cells = [cell for cell in copy.cells for _ in range(times(cell))]
+    return Pupil(json.dumps(copy), "repaired", remark=remark)
 
 
 def edited(notebook, **changes):

@@ -1,7 +1,5 @@
 """A small course for the tests: one assignment with two autograded tasks and one free-text answer."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
@@ -78,15 +76,9 @@ def make_course(root: Path) -> Path:
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess:
     """nbgrader's command line in the course's folder."""
-    # nbgrader calls `alembic` by its name.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        [sys.executable, "-m", "nbgrader", *arguments],
-        cwd=root,
-        env=os.environ | {"PATH": path},
-        capture_output=True,
-        text=True,
-    )
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # nbgrader calls `alembic` by its name
+    line = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(line, cwd=root, env=os.environ | {"PATH": path}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -107,11 +99,13 @@ def answer(notebook, *, decay=STEP_DECAY, group=GROUP_RATE, why="Because it is s
 
 
 def hand_in(root: Path, student: str, contents, name: str = "", assignment: str = NAME) -> Path:
-    """Store a student's file (a notebook, text, bytes, or the target of a link; None for an empty folder)."""
+    """Store a student's file: a notebook, text, bytes, a link to a path, so many empty bytes, or (None) none at all."""
     folder, name = root / "submitted" / student / assignment, name or f"{assignment}.ipynb"
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     if isinstance(contents, bytes):
         (folder / name).write_bytes(contents)
+    elif isinstance(contents, int):
+        os.truncate(os.open(folder / name, os.O_CREAT | os.O_RDWR), contents)
     elif isinstance(contents, Path):
         (folder / name).symlink_to(contents)
     elif contents is not None:

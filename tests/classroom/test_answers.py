@@ -1,4 +1,4 @@
-"""Right answers to the exercises pass every test, hidden ones included; wrong ones fail a visible one, with a reason."""
+"""Right answers to the exercises pass every test, hidden ones included; wrong ones fail a visible one, and say why."""
 
 import shutil
 import traceback
@@ -22,7 +22,7 @@ def read(kind, name):
 
 
 def errors(name, answers, hidden):
-    """{task: its tests' errors} with these answers, {task: code}, in the source notebook; other tasks are left alone."""
+    """{task: its tests' errors} with these answers, {task: code}, in the source notebook; others are left alone."""
     stubs = {cell.id: cell.source for cell in read("release", name).cells}
     names, found = {"__name__": "__main__"}, {task: [] for task in ANSWERS[name]}
     for cell in read("source", name).cells:

@@ -18,8 +18,7 @@ from nbformat.v4 import new_markdown_cell
 from nbgrader.api import Gradebook
 from sample import EXERCISES, NAME, answer, command, hand_in, released
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = os.environ.get("LRTUT_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+BROWSER = os.environ.get("LRTUT_BROWSER") or shutil.which("chromium")
 MISSING = not BROWSER or not importlib.util.find_spec("playwright")
 
 RUN = "window.pwned = 1; fetch('/formgrader/api/grades', {method: 'POST'})"
@@ -29,8 +28,10 @@ HTML = f"""<script>{RUN}</script><img src=x onerror="{RUN}"><svg onload="{RUN}">
 <a href="javascript:{RUN}">a</a><a href="&#106;avascript:{RUN}">b</a><a href=" java&#10;script:{RUN}">c</a>
 <math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror={RUN}&gt;"></table></math>
 <style>#notebook {{ display: none }}</style><noscript><p title="</noscript><img src=x onerror={RUN}>"></noscript>"""
-MARKDOWN = f"""**bold** [a](javascript:window.pwned=1) [b](&#106;avascript:window.pwned=1) <javascript:window.pwned=1> [c]
-![x](x"onerror="window.pwned=1) `a < b`\n\n[c]: javascript:window.pwned=1\n\n```html\n<script>{RUN}</script>\n```\n\n{HTML}"""
+MARKDOWN = f"""**bold** [a](javascript:window.pwned=1) [b](&#106;avascript:window.pwned=1) <javascript:window.pwned=1>
+[c] ![x](x"onerror="window.pwned=1) `a < b`\n\n[c]: javascript:window.pwned=1\n\n```html\n<script>{RUN}</script>\n```
+
+{HTML}"""
 DATA = {
     "text/html": HTML,
     "text/markdown": MARKDOWN,

@@ -43,7 +43,7 @@ CASES = {
     lrtut.vectorised_sweep: ({"make_model": lambda seed: network(), "data": pairs(), "lrs": [0.1], "epochs": 1},
                              {"make_model": ODD[:11], "data": ODD[:9], "lrs": LISTS, "seeds": LISTS, "epochs": WHOLE,
                               "make_optimizer": ODD[:11], "batch_size": WHOLE, "schedule": ODD[1:11], "loss_fn": ODD,
-                              "at_once": WHOLE}),
+                              "val": ODD[1:9], "at_once": WHOLE}),
     lrtut.preview: ({"make_scheduler": ReduceLROnPlateau, "lr": 0.1, "steps": 2, "metric": [1, 1]},
                     {"make_scheduler": ODD, "lr": [*NUMBERS, -1.5, math.nan, math.inf, True, [], [0.1, -0.2]],
                      "steps": WHOLE, "metric": [*ODD, [1.0, math.nan], [1.0], []]}),

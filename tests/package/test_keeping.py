@@ -131,6 +131,15 @@ def test_a_full_disk_loses_no_result(tmp_path):
     assert kept(tmp_path) == len(os.listdir(tmp_path)) == 2  # nothing half-written is left
 
 
+def test_a_folder_that_can_no_longer_be_written_to_loses_no_result(tmp_path):
+    def run(lr, seed):
+        (tmp_path / "kept").rmdir()
+        return lr
+
+    with pytest.warns(RuntimeWarning, match="results cannot be kept in .*: the sweep goes on"):
+        assert [r.result for r in sweep(run, [0.1], keep=tmp_path / "kept", key=0)] == [0.1]
+
+
 def test_two_sweeps_in_one_folder_do_not_disturb_each_other(tmp_path):
     both = threading.Barrier(2)
 
@@ -159,8 +168,9 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_run(tmp_path):
         with pytest.raises(TypeError, match="with keep=, build them of numbers, text, lists and dicts"):
             sweep(never, lrs, keep=tmp_path, key=key)
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
-        sweep(never, [0.1], keep=tmp_path / "file", key=0)
+    for keep in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OSError, match="keep=.*file.* is not a folder .*: give another"):
+            sweep(never, [0.1], keep=keep, key=0)
 
 
 def test_a_result_that_cannot_be_pickled_is_returned(tmp_path):

@@ -146,8 +146,24 @@ def test_what_cannot_be_vectorised_is_named_and_trained_one_by_one(make_layer, m
     assert len(runs) == 1 and len(runs[0].result.loss) == 12
 
 
+@pytest.mark.parametrize("difference", ["layers", "optimizers"])
+def test_networks_that_differ_are_trained_one_by_one(difference):
+    def make_model(seed):
+        return network(0, nn.Tanh() if seed and difference == "layers" else nn.Sigmoid())
+
+    def make_optimizer(parameters, lr):
+        return (Adam if lr == 0.1 and difference == "optimizers" else SGD)(parameters, lr=lr)
+
+    with pytest.warns(RuntimeWarning, match="one by one: (make_model gives different|some optimizers are)"):
+        runs = vectorised_sweep(make_model, pairs(), [0.1, 0.2], (0, 1), make_optimizer, epochs=2)
+    assert_same(runs, [alone(make_model, pairs(), r.lr, r.seed, make_optimizer, epochs=2) for r in runs], 0)
+
+
 def test_errors_are_those_of_train():
-    with pytest.raises(ValueError, match="targets hold 7, but the model has 3 outputs"):
-        vectorised_sweep(network, [(torch.zeros(2, 4), torch.tensor([0, 7]))], [0.1], epochs=1)
-    with pytest.raises(ValueError, match="Look at schedule"):
-        vectorised_sweep(network, pairs(), [0.1], epochs=1, schedule=lambda step: -1.0)
+    wrong = (torch.zeros(2, 4), torch.tensor([0, 7]))
+    for options in ({"data": [wrong]}, {"data": [*pairs(), wrong]}, {"data": pairs(), "val": [wrong]}):
+        with pytest.raises(ValueError, match="targets hold 7, but the model has 3 outputs"):
+            vectorised_sweep(network, lrs=[0.1], epochs=1, **options)
+    for factor, message in ((-1.0, "Look at schedule"), (None, r"schedule\(0\) is None: return one number")):
+        with pytest.raises(ValueError, match=message):
+            vectorised_sweep(network, pairs(), [0.1], epochs=1, schedule=lambda step, factor=factor: factor)
