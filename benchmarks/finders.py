@@ -39,7 +39,7 @@ from report import load, save
 from torch.utils.data import DataLoader
 
 import lrtut
-from lrtut.finder.rules import smooth, usable
+from lrtut.finder.rules import middle, smooth, usable
 
 SEEDS = (0, 1, 2)
 GRID = [float(f"{10 ** (k / 3):.4g}") for k in range(-21, 4)]  # 1e-7 to 10
@@ -284,20 +284,20 @@ def table() -> str:
 WIDTHS, DIVISORS = (0.1, 0.2, 0.3), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12)
 
 
-def measure_minimum(task: Task, record: dict, names: list[str]) -> dict:
-    """Fill in what the record of a tuning task lacks: its grid, and for each width and seed the rate at the minimum."""
+def measure_middle(task: Task, record: dict, names: list[str]) -> dict:
+    """Fill in what the record of a tuning task lacks: its grid, and for each width and seed the middle of the valley."""
     torch.set_num_threads(1)
     grid = record.setdefault("grid", {})
     if not grid:
         grid |= {str(lr): train_at(task, lr) for lr in GRID}
-    if "minimum" not in record:
-        record["minimum"] = {str(width): [] for width in WIDTHS}
+    if "middle" not in record:
+        record["middle"] = {str(width): [] for width in WIDTHS}
         for seed in SEEDS:
             model, optimizer, batches = start(task, seed, 1e-3)
             test = lrtut.lr_range_test(model, optimizer, batches, task.loss_fn, progress=False)
             lrs, losses = usable(test.lr, test.loss)
             for width in WIDTHS:
-                record["minimum"][str(width)].append(float(lrs[smooth(lrs, losses, width=width).argmin()]))
+                record["middle"][str(width)].append(middle(lrs, np.log(smooth(lrs, losses, width=width))))
     return record
 
 
@@ -311,7 +311,7 @@ def read_off(task: Task, record: dict, lr: float) -> float:
 
 
 def mean_regret(task: Task, record: dict, width: str, divisor: float) -> float:
-    return statistics.fmean(read_off(task, record, lr / divisor) for lr in record["minimum"][width])
+    return statistics.fmean(read_off(task, record, lr / divisor) for lr in record["middle"][width])
 
 
 def show_tuning(records: dict) -> None:
@@ -351,7 +351,7 @@ def main() -> None:
         "python": platform.python_version(), "machine": platform.machine(), "grid": GRID, "seeds": SEEDS,
         **({} if arguments.tuning else {package: version(package) for package in PACKAGES}),
     }  # fmt: skip
-    work = measure_minimum if arguments.tuning else measure
+    work = measure_middle if arguments.tuning else measure
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(work, task, records.get(task.name, {}), list(FINDERS)): task for task in tasks}
         for done, future in enumerate(as_completed(futures), start=1):

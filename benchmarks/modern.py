@@ -67,19 +67,21 @@ def mean(seeds: list[list[float]], guessing: float) -> float:
     return statistics.fmean(min(losses[0], guessing) for losses in seeds)
 
 
-def tested(task: Task, seed: int, end_lr: float = 10.0) -> dict:
-    """The losses of a range test. Where it asks for a larger end_lr, it gets one, as a user would give it."""
+def tested(task: Task, seed: int, end_lr: float = 10.0, steps: int = 200) -> dict:
+    """The losses of a range test. Where it asks for a larger end_lr or more steps, it gets them, as by a user."""
     torch.manual_seed(seed)
     model = task.make_model(seed)
     optimizer = task.make_optimizer(model.parameters(), 1e-3)
     data = task.batches(seed)
-    test = lrtut.lr_range_test(model, optimizer, data, task.loss_fn, end_lr=end_lr, progress=False)
+    test = lrtut.lr_range_test(model, optimizer, data, task.loss_fn, end_lr=end_lr, steps=steps, progress=False)
     try:
         test.suggestion()
     except lrtut.NoSuggestion as refusal:
         if "larger end_lr" in str(refusal) and end_lr == 10.0:
-            return tested(task, seed, 1000.0)
-    return {"end_lr": end_lr, "loss": test.loss.tolist()}
+            return tested(task, seed, 1000.0, steps)
+        if "more steps" in str(refusal) and steps == 200:
+            return tested(task, seed, end_lr, 800)
+    return {"end_lr": end_lr, "steps": steps, "loss": test.loss.tolist()}
 
 
 def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
@@ -123,8 +125,8 @@ def regret(truth: dict[str, list], guessing: float, lr: float | None) -> float:
 
 
 def range_test(record: dict) -> lrtut.RangeTest:
-    lrs = np.geomspace(1e-6, record["end_lr"], 200)[: len(record["loss"]), None]
-    return lrtut.RangeTest(lrs, np.array(record["loss"]))  # as for any optimizer but SGD without momentum
+    lrs = np.geomspace(1e-6, record["end_lr"], record["steps"])[: len(record["loss"]), None]
+    return lrtut.RangeTest(lrs, np.array(record["loss"]))
 
 
 def suggested(record: dict, rule: str, way: str) -> list[float | None]:

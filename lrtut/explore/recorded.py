@@ -9,7 +9,7 @@ import numpy as np
 
 from lrtut.explore.chart import GREY, RED, Chart, axis, by_rate, choice, formula, panel, path, slider
 from lrtut.finder import RangeTest
-from lrtut.finder.rules import RULES, WIDTH, smooth, usable
+from lrtut.finder.rules import DIVISOR, RULES, WIDTH, middle, smooth, usable
 from lrtut.misuse import check_mapping
 from lrtut.plotting import final_loss
 from lrtut.sweep import Run
@@ -167,8 +167,8 @@ def range_test(test: RangeTest) -> Chart:
     if not len(lrs):
         raise ValueError("test: its first loss is not finite, so there is no curve to draw.")
     smoothed = {width: smooth(lrs, losses, width=width) for width in WIDTHS}
-    lowest = {width: float(lrs[curve.argmin()]) for width, curve in smoothed.items()}
-    readings = [{"by": "minimum", "smoothing": width, "at": at} for width, at in lowest.items()]
+    middles = {width: middle(lrs, np.log(curve) if (losses > 0).all() else curve) for width, curve in smoothed.items()}
+    readings = [{"by": "minimum", "smoothing": width, "at": at} for width, at in middles.items()]
     for name, rule in RULES.items():
         if name != "minimum":
             readings += [{"by": name, "smoothing": width, "at": float(rule(lrs, losses))} for width in WIDTHS]
@@ -199,10 +199,10 @@ def range_test(test: RangeTest) -> Chart:
     size = {"condition": {"test": "datum.chosen", "value": 160}, "value": 50}
     by = {"field": "by", "type": "nominal", "title": None, "sort": list(RULES)}
     strip = [{"transform": read, "mark": points, "encoding": {"x": x, "y": by, "color": color, "size": size}}]
-    at_lowest = f"({json.dumps(lowest)})['' + smoothing]"
+    at_middle = f"({json.dumps(middles)})['' + smoothing]"
     lines = (
-        f"['The smoothed loss is lowest at ' + format({at_lowest}, '.2~g') + ',', rule == 'minimum' ? "
-        f"'divided by ' + divisor + ': ' + format({at_lowest} / divisor, '.2~g') + '.' : "
+        f"['The middle of the valley is ' + format({at_middle}, '.2~g') + ',', rule == 'minimum' ? "
+        f"'divided by ' + divisor + ': ' + format({at_middle} / divisor, '.2~g') + '.' : "
         f"'and the rule ' + rule + ' reads ' + format(({json.dumps(_at(readings))})[rule], '.2~g') + '.']"
     )
     return Chart(
@@ -212,7 +212,7 @@ def range_test(test: RangeTest) -> Chart:
         [
             choice("smoothing", "smoothing, decades", WIDTHS, WIDTH),
             choice("rule", "rule", list(RULES), "minimum"),
-            slider("divisor", "divisor", 1, 12, 0.5, test.divisor),
+            slider("divisor", "divisor", 1, 12, 0.5, DIVISOR),
         ],
         columns=2,
         data={"values": readings},

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 
 from lrtut import misuse
 from lrtut.figure import axes_or_new, finish, styled
-from lrtut.finder.rules import FIRST, OTHER, PLAIN, NoSuggestion, ceiling
+from lrtut.finder.rules import FIRST, NoSuggestion, ceiling, stretches
 
-_TENTH = 0.1  # of the fall: what is near enough to the level at the start, or to the minimum
 _SHADES = {"flat": 0.05, "falling": 0.15, "valley": 0.28, "cliff": 0.15}
 _ROW = 0.11  # of the curve's height, for each reading
 _BLUE, _RED = "#3b86c4", "#d6604d"
@@ -49,16 +48,18 @@ def plot_range_test(
     except NoSuggestion as refusal:
         why, seen = f"No suggestion: {refusal}", "A range test without a suggestion"
     else:
-        lowest = suggestion * test.divisor
+        middle = test.max_lr()
         at_start, least = np.median(shown[:FIRST]), np.nanmin(test.smoothed)
         top = min(top, at_start + (at_start - least) / 2)
         ax.axvline(suggestion, color=_RED, ls="--", label=f"suggestion {suggestion:.2g}")
-        ax.plot(lowest, least, color=_RED, marker="v", ms=8, ls="none", label=f"minimum {lowest:.2g}")
+        ax.plot(middle, least, color=_RED, marker="v", ms=8, ls="none", label=f"middle of the valley {middle:.2g}")
         where = stretches(test.lr, test.smoothed)
-        part = {PLAIN: "a third", OTHER: "a quarter"}.get(test.divisor, f"1/{test.divisor:g}")
-        why = f"The smoothed loss is lowest at {lowest:.2g}"
-        why += f"; beside the cliff one keeps a distance: {part} of it, {suggestion:.2g}."
-        seen = f"A valley at {lowest:.2g}"
+        why = f"The middle of the valley is {middle:.2g}, a peak for a schedule. For a constant rate one keeps a "
+        why += f"distance from the cliff: a third of it, {suggestion:.2g}."
+        low, high = where["valley"]
+        if high > 10 * low:
+            why += f" The curve hardly tells {low:.2g} to {high:.2g} apart: take the median of three tests."
+        seen = f"A valley around {middle:.2g}"
     margin = 0.08 * (top - bottom)
     ax.set_ylim(bottom - margin, max(top, bottom) + margin + 1e-12)
     if (np.diff(test.lr) > 1.5 * np.diff(test.lr)[:1]).any():  # exponential: the steps in rate grow
@@ -73,24 +74,6 @@ def plot_range_test(
     inches = ax.get_position().width * ax.figure.get_figwidth()
     ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(10 * inches))))
     return ax
-
-
-def stretches(lrs: np.ndarray, smoothed: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Where a smoothed curve `[N]` with a minimum inside is flat, falling, in its valley and on the cliff: rates.
-
-    The flat stretch ends where the loss has left the first tenth of its fall; the valley is where it is within the last
-    tenth of it, and the cliff is beyond.
-    """
-    kept = np.isfinite(smoothed)
-    lrs, smoothed = lrs[kept], smoothed[kept]
-    lowest = int(smoothed.argmin())
-    least, fall = smoothed[lowest], smoothed[: lowest + 1].max() - smoothed[lowest]
-    flat = int(np.flatnonzero(smoothed[: lowest + 1] >= least + (1 - _TENTH) * fall)[-1])
-    high = np.flatnonzero(smoothed > least + _TENTH * fall)
-    start, end = int(high[high < lowest][-1]), int(min(high[high > lowest], default=len(lrs) - 1))
-    places = [0, flat, start, end, len(lrs) - 1]
-    ends = zip(_SHADES, places, places[1:], strict=False)
-    return {name: (lrs[one], lrs[other]) for name, one, other in ends if one < other}
 
 
 def _shade(ax: Axes, where: Mapping[str, tuple[float, float]]) -> None:

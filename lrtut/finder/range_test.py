@@ -23,19 +23,7 @@ from tqdm.auto import tqdm
 from lrtut import misuse
 from lrtut.evaluation import device_of, forward, on_device
 from lrtut.finder.plot import plot_range_test
-from lrtut.finder.rules import (
-    FIRST,
-    LEAST,
-    ONE_CYCLE,
-    OTHER,
-    PLAIN,
-    RULES,
-    NoSuggestion,
-    ceiling,
-    minimum,
-    smooth,
-    usable,
-)
+from lrtut.finder.rules import DIVISOR, FIRST, LEAST, RULES, NoSuggestion, ceiling, smooth, stretches, usable
 from lrtut.finder.snapshot import restored
 
 _WAY_OUT = "make it one, or give a train_step that takes it"
@@ -52,12 +40,10 @@ class RangeTest:
     >>> ax = test.plot()
 
     `lrs` is float64 `[steps, groups]`, ascending; `loss` float64 `[steps]`, and may end in a value that is not finite.
-    `divisor` is what the default rule divides the rate at the minimum by: 3 for SGD without momentum, else 4.
     """
 
     lrs: np.ndarray
     loss: np.ndarray
-    divisor: float = OTHER
 
     @property
     def lr(self) -> np.ndarray:
@@ -77,14 +63,40 @@ class RangeTest:
         """A learning rate for the first parameter group; the others keep their ratio to it.
 
         Args:
-            rule: `"minimum"` takes the rate at the minimum of the smoothed loss, divided by `divisor`. `"minimum/10"`,
-                `"steepest"` and `"valley"` are what others use, for comparison (`lrtut.finder.rules`).
+            rule: `"minimum"` takes a third of the middle of the valley, the rates around the minimum of the smoothed
+                loss. `"minimum/10"`, `"steepest"` and `"valley"` are what others use (`lrtut.finder.rules`).
 
         Raises:
             NoSuggestion: (a ValueError) the curve supports no rate; the message says what was seen, and what to try.
             ValueError: an unknown rule.
         """
         misuse.check_choice("rule", rule, RULES)
+        return self._middle() / DIVISOR if rule == "minimum" else RULES[rule](*self._usable())
+
+    def max_lr(self) -> float:
+        """The peak of OneCycleLR, or of a warm-up and a decay: the middle of the valley, three times the suggestion.
+
+        Raises NoSuggestion, as `suggestion` does.
+        """
+        return self._middle()
+
+    def valley(self) -> tuple[float, float]:
+        """The lowest and the highest rate of the valley: there less than a tenth of the loss's fall is lost again.
+
+        >>> low, high = test.valley()
+
+        The curve hardly tells these rates apart as a peak, nor a third of them as a constant rate. Raises NoSuggestion,
+        as `suggestion` does.
+        """
+        self._middle()
+        return stretches(self.lr, self.smoothed)["valley"]
+
+    def _middle(self) -> float:
+        lrs, losses = self._usable()
+        return RULES["minimum"](lrs, losses, broke=len(lrs) < len(self.loss))
+
+    def _usable(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rates and losses that a rule can read."""
         if len(self.loss) and not math.isfinite(self.loss[0]):
             raise NoSuggestion(
                 f"the loss was {self.loss[0]} at the first step, before any rate could do harm: look for it in the "
@@ -96,16 +108,7 @@ class RangeTest:
             raise NoSuggestion(
                 f"{len(lrs)} usable points, {LEAST} are needed:{broke} Try a smaller start_lr, or more steps."
             )
-        if rule != "minimum":
-            return RULES[rule](lrs, losses)
-        return minimum(lrs, losses, broke=len(lrs) < len(self.loss)) / self.divisor
-
-    def max_lr(self) -> float:
-        """A `max_lr` for OneCycleLR: 3.3 × the suggestion (`lrtut.finder.rules.ONE_CYCLE`).
-
-        Raises NoSuggestion, as `suggestion` does.
-        """
-        return ONE_CYCLE * self.suggestion()
+        return lrs, losses
 
     def _facts(self) -> dict[str, str]:
         """What one wants to know of it, by name."""
@@ -116,6 +119,7 @@ class RangeTest:
             facts["loss"] = f"{self.loss[0]:.4g} at first, {np.fmin.reduce(self.loss):.4g} at least"
         try:
             facts["suggestion"] = f"{self.suggestion():.2g}"
+            facts["valley"] = "{:.2g} to {:.2g}".format(*self.valley())
         except NoSuggestion as refusal:
             facts["suggestion"] = f"none: {refusal}"
         return facts
@@ -146,12 +150,12 @@ class RangeTest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, ready for JSON (except for NaN); `RangeTest.from_dict` reads them."""
-        return {"lrs": self.lrs.tolist(), "loss": self.loss.tolist(), "divisor": self.divisor}
+        return {"lrs": self.lrs.tolist(), "loss": self.loss.tolist()}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> RangeTest:
         """What `to_dict` wrote."""
-        return cls(np.array(record["lrs"], float), np.array(record["loss"], float), record["divisor"])
+        return cls(np.array(record["lrs"], float), np.array(record["loss"], float))
 
 
 def lr_range_test(
@@ -259,7 +263,7 @@ def lr_range_test(
                 break
     recorded = rates[: len(losses)]
     recorded.setflags(write=False)
-    return RangeTest(recorded, np.array(losses), divisor=_divisor(optimizer))
+    return RangeTest(recorded, np.array(losses))
 
 
 # --- rates --------------------------------------------------------------------------------------------------------
@@ -332,9 +336,3 @@ def _past_help(lrs: np.ndarray, losses: list[float], top: float) -> bool:
     while since > FIRST and losses[since - 1] > top:
         since -= 1
     return lrs[len(losses) - 1] >= lrs[since] * 10**_BROKEN_FOR
-
-
-def _divisor(optimizer: torch.optim.Optimizer) -> float:
-    optimizer = misuse.innermost(optimizer, "optimizer")
-    plain = isinstance(optimizer, torch.optim.SGD) and not any(g.get("momentum") for g in optimizer.param_groups)
-    return PLAIN if plain else OTHER

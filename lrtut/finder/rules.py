@@ -19,17 +19,18 @@ FIRST = 10
 """The level at the start is the median of this many losses."""
 LEAST = 20
 """A curve needs this many usable points."""
-PLAIN, OTHER = 3.0, 4.0
-"""What the rate at the minimum is divided by: for SGD without momentum, and for every other optimizer.
+DIVISOR = 3.0
+"""What the middle of the valley is divided by, for a constant rate; as the peak of a schedule it is taken as it is.
 
-Chosen on the tuning tasks of benchmarks/finders.py and, for the second, of benchmarks/modern_tasks.py, which have
-Transformers, recurrent networks and fine-tuning. The other optimizers that were tried are SGD with momentum 0.9, Adam,
-AdamW and RMSprop. Lesson 05 says what the distance is for; benchmarks/README.md, what was tried and did not help.
+Chosen on the tuning tasks of benchmarks/finders.py and on CHOOSE of benchmarks/modern_tasks.py, which has Transformers,
+recurrent networks and fine-tuning, with SGD, momentum, Adam, AdamW and RMSprop. Lesson 05 says what the distance is
+for; benchmarks/README.md, what was tried and did not help.
 """
-ONE_CYCLE = 3.3
-"""OneCycleLR's `max_lr` over the suggestion for a constant rate.
+VALLEY = 0.1
+"""The share of the fall that counts as little.
 
-Of the multiples that benchmarks/one_cycle.py tries, this one has the lowest mean and the lowest worst regret.
+A rate is in the valley if less of the fall than this is lost again at it. In the valley's middle, a rate counts by
+exp(-h / `VALLEY`), where h is the share that is lost.
 """
 
 
@@ -69,6 +70,24 @@ def smooth(lrs: np.ndarray, losses: np.ndarray, *, width: float = WIDTH) -> np.n
     return np.exp(mean) if positive else mean
 
 
+def stretches(lrs: np.ndarray, smoothed: np.ndarray) -> dict[str, tuple[float, float]]:
+    """Where a smoothed curve `[N]` with a minimum inside is flat, falling, in its valley and on the cliff: rates.
+
+    The flat stretch ends where the loss has left the first tenth of its fall; the valley is where it is within the last
+    tenth of it, and the cliff is beyond.
+    """
+    kept = np.isfinite(smoothed)
+    lrs, smoothed = lrs[kept], smoothed[kept]
+    lowest = int(smoothed.argmin())
+    least, fall = smoothed[lowest], smoothed[: lowest + 1].max() - smoothed[lowest]
+    flat = int(np.flatnonzero(smoothed[: lowest + 1] >= least + (1 - VALLEY) * fall)[-1])
+    high = np.flatnonzero(smoothed > least + VALLEY * fall)
+    start, end = int(high[high < lowest][-1]), int(min(high[high > lowest], default=len(lrs) - 1))
+    places = [0, flat, start, end, len(lrs) - 1]
+    ends = zip(("flat", "falling", "valley", "cliff"), places, places[1:], strict=False)
+    return {name: (lrs[one], lrs[other]) for name, one, other in ends if one < other}
+
+
 def _kernel(lrs: np.ndarray, width: float) -> np.ndarray:
     """Weights `[N, N]`; each row sums to 1. A point counts by the stretch around it, which matters on a linear grid."""
     place = np.log10(lrs / lrs[0])
@@ -79,7 +98,10 @@ def _kernel(lrs: np.ndarray, width: float) -> np.ndarray:
 
 
 def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> float:
-    """The rate at which the smoothed loss is lowest.
+    """The middle of the valley: the geometric mean of the rates around the minimum of the smoothed loss.
+
+    The rate at the minimum itself is a matter of chance where the valley is wide. Each rate counts by exp(-h / VALLEY),
+    where h is its height above the minimum, as a share of the fall to it.
 
     Args:
         lrs: `[N]`.
@@ -116,7 +138,18 @@ def minimum(lrs: np.ndarray, losses: np.ndarray, *, broke: bool = False) -> floa
         )
     if not broke and above[lowest:].max() <= _RISE:
         raise NoSuggestion(f"the loss still falls at the end of the sweep, at {lrs[-1]:.3g}: try a larger end_lr.")
-    return float(lrs[lowest])
+    return middle(lrs, curve)
+
+
+def middle(lrs: np.ndarray, curve: np.ndarray) -> float:
+    """The middle of the valley of a smooth curve `[N]` (logarithms of a loss), as `minimum` takes it."""
+    lowest = int(curve.argmin())
+    fall = curve[: lowest + 1].max() - curve[lowest]
+    place = np.log10(lrs)
+    weights = np.exp((curve[lowest] - curve) / max(VALLEY * fall, 1e-12))
+    if len(place) > 1:
+        weights = weights * np.gradient(place)  # as in `_kernel`
+    return float(10 ** np.average(place, weights=weights))
 
 
 # In standard deviations of what the smoothing leaves of the noise:
@@ -225,4 +258,4 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "steepest": steepest,
     "valley": valley,
 }
-"""The rules by name. `"minimum"` gives the rate at the minimum; how much of it to take depends on the optimizer."""
+"""The rules by name. What `"minimum"` gives is a peak; a constant rate is `DIVISOR` times smaller."""

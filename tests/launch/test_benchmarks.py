@@ -21,7 +21,7 @@ def test_lesson_05_quotes_the_peak_of_one_cycle_as_it_was_measured():
     (path,) = (ROOT / "notebooks").glob("05_*.ipynb")
     prose = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
     quoted = re.findall(r"\| ([\d.]+) × .*?\| ([\d.]+), ([\d.]+) \| ([\d.]+), ([\d.]+) \|", prose)
-    assert len(quoted) == 5
+    assert len(quoted) == len(rows) > 3
     for factor, *numbers in quoted:
         measured = [float(n) for n in rows[factor if "." in factor else f"{factor}.0"]]
         assert [float(n) for n in numbers] == measured, factor

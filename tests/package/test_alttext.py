@@ -84,7 +84,7 @@ def test_a_sweep_is_told_by_rates_and_losses_and_by_no_place_in_the_picture():
 def test_a_range_test_is_told_by_its_suggestion_and_its_words_apart_from_the_axis():
     lrs = np.geomspace(1e-4, 10, 200)
     fall = 2.3 - 1.5 * np.exp(-(((np.log10(lrs) + 0.5) / 0.8) ** 2))
-    test = lrtut.RangeTest(lrs[:, None], fall + np.where(lrs > 2, 3 * (lrs - 2), 0), 3.0)
+    test = lrtut.RangeTest(lrs[:, None], fall + np.where(lrs > 2, 3 * (lrs - 2), 0))
     figure, rate = test.plot(readings={"a rule": 0.02}).figure, test.suggestion()
     assert f"suggestion {rate:.2g}: x = {rate:.3g}." in said(figure)
     assert "a rule 0.02: x = 0.02." in said(figure)
@@ -92,7 +92,7 @@ def test_a_range_test_is_told_by_its_suggestion_and_its_words_apart_from_the_axi
     assert [end for _, end in ends[:-1]] == [start for start, _ in ends[1:]] and float(ends[2][0]) < 3 * rate
     assert "y axis: training loss, 0." in alt_text(figure)  # and not what the strip of readings takes below it
     assert re.search(r"x axis: learning rate, [\d.e-]+ to [\d.]+, log scale; y axis: ", alt_text(figure))
-    assert f". The smoothed loss is lowest at {rate * 3:.2g}; " in alt_text(figure)
+    assert f". The middle of the valley is {rate * 3:.2g}, a peak" in alt_text(figure)
 
 
 def test_dots_bars_areas_and_what_is_not_in_data():

@@ -158,7 +158,7 @@ def test_the_edge_shows_the_chosen_rate_with_its_own_border():
 def test_a_range_test_reads_what_its_rule_reads(rule):
     lrs = np.geomspace(1e-4, 10, 120)
     loss = 2.3 - 1.8 * np.exp(-(np.log10(lrs / 0.3) ** 2)) + 8 * np.maximum(0, np.log10(lrs / 1.5))
-    test = lrtut.RangeTest(lrs[:, None], loss + 0.02 * np.random.default_rng(0).normal(size=120), divisor=3.0)
+    test = lrtut.RangeTest(lrs[:, None], loss + 0.02 * np.random.default_rng(0).normal(size=120))
     rows, texts = shown(explore.range_test(test), {"rule": rule}, ["lr", "chosen"], part=1)
     (chosen,) = rows["lr"][rows["chosen"] == 1]
     assert np.isclose(chosen, test.suggestion(rule), rtol=1e-6)
