@@ -111,6 +111,7 @@ def picture(data, file: str, rates: int = 200, seeds: int = 8) -> None:
     lrs = [1e-3 * 3000 ** (i / (rates - 1)) for i in range(rates)]
     ax = lrtut.plot_sweep(lrtut.vectorised_sweep(lrtut.small_cnn, data, lrs, range(seeds), epochs=1))
     ax.set_title(f"{rates} rates × {seeds} seeds")
+    ax.set_ylim(top=10)  # beyond the cliff a loss may be anything
     ax.figure.savefig(file, dpi=150)
 
 
