@@ -60,18 +60,18 @@ def plot_range_test(
         if high > 10 * low:
             why += f" The curve hardly tells {low:.2g} to {high:.2g} apart: take the median of three tests."
         seen = f"A valley around {middle:.2g}"
+    inches = ax.get_position().width * ax.figure.get_figwidth()
     margin = 0.08 * (top - bottom)
     ax.set_ylim(bottom - margin, max(top, bottom) + margin + 1e-12)
     if (np.diff(test.lr) > 1.5 * np.diff(test.lr)[:1]).any():  # exponential: the steps in rate grow
         ax.set_xscale("log")
         rates = [*test.lr, *(readings or {}).values()]
         ax.set_xlim(min(rates), max(rates))  # also where no loss is finite
-        ax.xaxis.get_major_locator().set_params(numticks=6)
+        ax.xaxis.get_major_locator().set_params(numticks=6 if inches > 4 else 4)
     _shade(ax, where)
     _draw_readings(ax, readings or {})
     finish(ax, "learning rate", "training loss", "")
     ax.set_title(seen if title is None else title, pad=32 if where else None)  # above the names of the stretches
-    inches = ax.get_position().width * ax.figure.get_figwidth()
     ax.set_xlabel("learning rate\n" + textwrap.fill(why, max(30, round(10 * inches))))
     return ax
 

@@ -71,14 +71,15 @@ class RangeTest:
             ValueError: an unknown rule.
         """
         misuse.check_choice("rule", rule, RULES)
-        return self._middle() / DIVISOR if rule == "minimum" else RULES[rule](*self._usable())
+        return self.max_lr() / DIVISOR if rule == "minimum" else RULES[rule](*self._usable())
 
     def max_lr(self) -> float:
         """The peak of OneCycleLR, or of a warm-up and a decay: the middle of the valley, three times the suggestion.
 
         Raises NoSuggestion, as `suggestion` does.
         """
-        return self._middle()
+        lrs, losses = self._usable()
+        return RULES["minimum"](lrs, losses, broke=len(lrs) < len(self.loss))
 
     def valley(self) -> tuple[float, float]:
         """The lowest and the highest rate of the valley: there less than a tenth of the loss's fall is lost again.
@@ -88,12 +89,8 @@ class RangeTest:
         The curve hardly tells these rates apart as a peak, nor a third of them as a constant rate. Raises NoSuggestion,
         as `suggestion` does.
         """
-        self._middle()
+        self.max_lr()  # refuses where there is no valley
         return stretches(self.lr, self.smoothed)["valley"]
-
-    def _middle(self) -> float:
-        lrs, losses = self._usable()
-        return RULES["minimum"](lrs, losses, broke=len(lrs) < len(self.loss))
 
     def _usable(self) -> tuple[np.ndarray, np.ndarray]:
         """Rates and losses that a rule can read."""
