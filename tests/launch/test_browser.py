@@ -33,6 +33,7 @@ FLAGS = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking"
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.xdist_group("lab"),  # one JupyterLab, in one worker
     pytest.mark.skipif(MISSING and "LRTUT_BROWSER" not in os.environ, reason="needs Chromium: uv run nox -s browser"),
 ]
 
@@ -157,7 +158,12 @@ def shoot(page, name: str) -> None:
     page.screenshot(path=SHOTS / f"{name}.png")
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+# `uv run pytest` takes the quickest; `nox -s browser` takes all.
+QUICK, *OTHERS = sorted(LESSONS, key=lambda path: not path.stem.startswith("04"))
+EACH = [QUICK, *(pytest.param(path, marks=pytest.mark.slow) for path in OTHERS)]
+
+
+@pytest.mark.parametrize("path", EACH, ids=lambda path: path.stem)
 def test_a_lesson_in_jupyterlab(lab, page, path):
     open_notebook(lab, page, path.name)
     run_all(lab, page, path.name)

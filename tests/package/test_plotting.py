@@ -190,7 +190,7 @@ def test_nothing_to_draw_is_said(function, argument):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's
 @pytest.mark.parametrize("losses", [(-1.0, -2.0), (1.0, 0.0), (3.0, -0.1, 2.0)])
 def test_losses_at_or_below_zero_are_all_in_view(losses):
     for ax in (lrtut.plot_loss(history(losses)), lrtut.plot_sweep([Run(i + 1, 0, v) for i, v in enumerate(losses)])):
@@ -199,7 +199,7 @@ def test_losses_at_or_below_zero_are_all_in_view(losses):
         assert not re.search("y axis: [^.]*, log", lrtut.alt_text(ax.figure))
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's
 @pytest.mark.parametrize("rates", list(itertools.permutations([(0.1, 0.001), (0.1, 0.0), (0.1, 0.05), (1.0, 0.5)], 2)))
 def test_rates_are_in_view_in_panels_that_share_an_axis(rates):
     _, axes = lrtut.subplots(1, 2, sharey=True)
