@@ -5,7 +5,8 @@ with that rate as the peak of a warm-up over the first tenth and a linear decay 
 at the end, the mean of two seeds. From the usual rate the grid goes up and down until half of what there is to learn is
 lost, and to 2e-5 where the optimizer is of Adam's kind. Three range tests of each task, with other seeds, are recorded;
 every rule reads the same curves. The regret of a rate is that of finders.py, read off the grid (linear in the logarithm
-of the rate; at the ends, that of the end).
+of the rate; at the ends, that of the end). Optimizers that want no rate chosen are trained in each task in place of its
+own: Schedule-Free AdamW at its package's rate without a schedule, Prodigy at 1 both ways.
 
 Results go to results/modern.jsonl after each rate, and a call goes on where the last one stopped. LRTUT_DATA names the
 folder that holds MNIST.
@@ -32,12 +33,29 @@ WAYS = ("constant", "peak")
 SMALL = 2.154e-05
 
 
-def trained(task: Task, lr: float, seed: int, way: str) -> list[float]:
+def schedule_free(parameters, lr: float) -> torch.optim.Optimizer:
+    from schedulefree import AdamWScheduleFree
+
+    return AdamWScheduleFree(parameters, lr=lr, warmup_steps=Task.steps // 10)
+
+
+def prodigy(parameters, lr: float) -> torch.optim.Optimizer:
+    from prodigyopt import Prodigy
+
+    return Prodigy(parameters, lr=lr, safeguard_warmup=True)
+
+
+NO_RATE = {"Schedule-Free AdamW at 0.0025": (schedule_free, 0.0025), "Prodigy at 1": (prodigy, 1.0)}
+
+
+def trained(task: Task, lr: float, seed: int, way: str, make: Callable | None = None) -> list[float]:
     """The loss after training and, of a fine-tuned network of texts, that on the text it was pretrained on."""
     torch.manual_seed(seed)
     model = task.make_model(seed)
-    optimizer = task.make_optimizer(model.parameters(), lr)
-    warm, steps = task.steps // 10, task.steps
+    optimizer = task.make_optimizer(model.parameters(), lr, make)
+    if make is schedule_free:
+        optimizer.train()
+    warm, steps, scheduler = task.steps // 10, task.steps, None
     if way == "peak":
         shape = lambda step: min((step + 1) / warm, (steps - step) / (steps - warm))  # noqa: E731
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
@@ -48,13 +66,15 @@ def trained(task: Task, lr: float, seed: int, way: str) -> list[float]:
             loss = task.loss_fn(model(x), y)
             loss.backward()
             optimizer.step()
-            if way == "peak":
+            if scheduler:
                 scheduler.step()
             done += 1
             if done % 50 == 0 and not loss.item() < 10 * task.guessing:
                 return [math.inf, math.inf]
             if done == steps:
                 break
+    if make is schedule_free:
+        optimizer.eval()  # puts the averaged weights in place
     _, _, x, y = task.split()
     losses = [loss_on(model, x, y)]
     if task.tuned and task.data in TEXTS:
@@ -89,6 +109,11 @@ def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
     if "tests" not in record:
         record |= {"guessing": task.guessing, "tests": [tested(task, seed) for seed in TESTS]}
         keep()
+    for name, (make, lr) in NO_RATE.items():
+        for way in WAYS[: 1 if make is schedule_free else 2]:
+            if (held := f"{name}, {way}") not in record:
+                record[held] = [trained(task, lr, seed, way, make) for seed in SEEDS]
+                keep()
     usual = GRID.index(FOLKLORE[task.optimizer])
     for way in WAYS:
         grid = record.setdefault(way, {})
@@ -106,7 +131,7 @@ def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
                 best = min(best, loss)
                 if loss > (best + task.guessing) / 2:
                     break
-        if task.optimizer != "momentum":
+        if FOLKLORE[task.optimizer] == 0.001:
             at(SMALL)
     record["complete"] = True
     keep()
@@ -152,27 +177,53 @@ ROWS: dict[str, Callable[[Task, dict, str], list[float | None]]] = {
     "valley": lambda task, record, way: suggested(record, "valley", way),
     "minimum / 10": lambda task, record, way: suggested(record, "minimum/10", way),
     "steepest": lambda task, record, way: suggested(record, "steepest", way),
-    "no test: 0.01 with momentum, else 0.001": lambda task, record, way: [FOLKLORE[task.optimizer]],
+    "no test: 0.1 for SGD, 0.01 with momentum, else 0.001": lambda task, record, way: [FOLKLORE[task.optimizer]],
     "no test: 2e-5": lambda task, record, way: [SMALL],
 }
 
 
+def without_a_rate(record: dict, name: str, way: str) -> float:
+    """The regret of an optimizer that wants no rate: below zero where it beats the grid's best."""
+    runs = record.get(f"{name}, {way}") or record[f"{name}, {WAYS[0]}"]
+    best = min(mean(seeds, record["guessing"]) for seeds in record[way].values())
+    return (mean(runs, record["guessing"]) - best) / (record["guessing"] - best)
+
+
+def in_hindsight(tasks: list[Task], records: dict, way: str) -> list[float]:
+    """The regrets of the best constants: one rate for SGD, one for momentum, one for all other optimizers."""
+    found = []
+    for usual in {FOLKLORE[task.optimizer] for task in tasks}:
+        same = [records[task.name] for task in tasks if FOLKLORE[task.optimizer] == usual]
+        regrets = [[regret(record[way], record["guessing"], lr) for record in same] for lr in GRID]
+        found += min(regrets, key=statistics.fmean)
+    return found
+
+
+def cell(regrets: list[float]) -> str:
+    return f"{statistics.fmean(regrets):.3f}, {max(regrets):.2f}" if regrets else ""
+
+
 def ranking(tasks: list[Task], records: dict) -> str:
     """A row for each rule; a column for each truth, from scratch and of pretrained networks."""
-    columns = [(tuned, way) for tuned in (False, True) for way in WAYS]
-    names = [f"{'fine-tuning' if tuned else 'from scratch'}, {way}" for tuned, way in columns]
+    columns = [([task for task in tasks if task.tuned == tuned], way) for tuned in (False, True) for way in WAYS]
+    names = [f"{start}, {way}" for start in ("from scratch", "fine-tuning") for way in WAYS]
     lines = [f"| mean regret, worst | {' | '.join(names)} | refused |", "|---" * (len(columns) + 2) + "|"]
     for name, read in ROWS.items():
         cells, refused, asked = [], 0, 0
-        for tuned, way in columns:
+        for those, way in columns:
             regrets = []
-            for task in (task for task in tasks if task.tuned == tuned):
+            for task in those:
                 record = records[task.name]
                 lrs = read(task, record, way)
                 refused, asked = refused + lrs.count(None), asked + len(lrs)
                 regrets.append(statistics.fmean(regret(record[way], record["guessing"], lr) for lr in lrs))
-            cells.append(f"{statistics.fmean(regrets):.3f}, {max(regrets):.2f}" if regrets else "")
+            cells.append(cell(regrets))
         lines.append(f"| {name} | {' | '.join(cells)} | {refused // 2} of {asked // 2} |")
+    known = [cell(in_hindsight(those, records, way)) for those, way in columns]
+    lines.append(f"| in hindsight: the best constants for SGD, with momentum, else | {' | '.join(known)} | |")
+    for name in NO_RATE:
+        cells = [cell([without_a_rate(records[task.name], name, way) for task in those]) for those, way in columns]
+        lines.append(f"| no rate to choose: {name} | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 
