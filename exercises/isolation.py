@@ -156,12 +156,12 @@ class BoxedExecute(Execute):
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         fixed |= {"IPYTHONDIR": f"{scratch}/ipython", "NBGRADER_EXECUTION": "autograde"}
         options = {"cwd": f"{scratch}/work", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options |= {"env": kept | fixed, "extra_arguments": ["--HistoryManager.hist_file=:memory:"]}
         with _refused_calls() as filter:
             if not self.trusted:
                 manager.kernel_spec.argv[:1] = [*self._command(scratch, f"{scratch}/work", filter), PYTHON]
                 manager.kernel_spec.interrupt_mode = "message"  # a signal would reach bubblewrap alone
-            options |= {"env": kept | fixed, "pass_fds": [filter.fileno()]}
-            run_sync(manager.start_kernel)(extra_arguments=["--HistoryManager.hist_file=:memory:"], **options)
+            run_sync(manager.start_kernel)(pass_fds=[filter.fileno()], **options)
         process = manager.provisioner.process
         watch = Watch(process, self)
         try:

@@ -1,4 +1,4 @@
-"""The classroom's tests: with nbgrader, on Linux; elsewhere nbgrader grades without our isolation."""
+"""The classroom's tests: they need nbgrader, and those that grade need Linux."""
 
 import json
 import os

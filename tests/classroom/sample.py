@@ -70,12 +70,11 @@ def released(root: Path):
 
 
 def answer(notebook, *, decay=STEP_DECAY, group=GROUP_RATE, why="Because it is so."):
-    """Fill the released notebook's stubs; None leaves one alone."""
+    """Fill the released notebook's stubs."""
     for cell in notebook.cells:
-        body = {"decay": decay, "group": group}.get(cell.id)
-        if body is not None:
+        if body := {"decay": decay, "group": group}.get(cell.id):
             cell.source = cell.source.split("\n")[0] + "\n" + "\n".join("    " + line for line in body.split("\n"))
-        if cell.id == "why" and why is not None:
+        if cell.id == "why":
             cell.source = why
     return notebook
 

@@ -76,10 +76,8 @@ def fill(root):
 
 def points(root):
     with Gradebook(f"sqlite:///{root}/gradebook.db") as gradebook:
-        return {
-            submission.student.id: {grade.name: grade.auto_score for grade in submission.notebooks[0].grades}
-            for submission in gradebook.assignment_submissions(NAME)
-        }
+        found = gradebook.assignment_submissions(NAME)
+        return {s.student.id: {grade.name: grade.auto_score for grade in s.notebooks[0].grades} for s in found}
 
 
 @pytest.mark.parametrize("name", PUPILS)

@@ -5,6 +5,7 @@ from copy import deepcopy
 import nbformat
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.utils import is_grade, is_locked
 from repair import NothingToGrade, repair
@@ -26,10 +27,6 @@ def place(work, name):
     return next(k for k, cell in enumerate(work) if cell.get("id") == name)
 
 
-def cell(source):
-    return nbformat.from_dict({"cell_type": "code", "source": source, "metadata": {}})
-
-
 # What may happen to the cells `work`, at the places i and j.
 CHANGES = {
     "delete": lambda work, i, j: work.pop(i),
@@ -40,7 +37,7 @@ CHANGES = {
     "retype": lambda work, i, j: work[i].update(cell_type="raw"),
     "junk": lambda work, i, j: work[i].metadata.update(nbgrader={"grade_id": "unheard-of", "points": "many"}),
     "tag": lambda work, i, j: work[i].metadata.update(tags=["skip-execution", "raises-exception"]),
-    "insert": lambda work, i, j: work.insert(i, cell("x = 1")),
+    "insert": lambda work, i, j: work.insert(i, new_code_cell("x = 1")),
 }
 PLACE = st.integers(0, 30)
 
@@ -69,7 +66,7 @@ def test_every_graded_cell_is_there_once(changes):
 
 def test_a_test_is_put_back_where_its_answer_is_and_no_stub_replaces_an_answer():
     work = deepcopy(RELEASED.cells)
-    work[place(work, "decay")] = cell(rewritten := "step_decay = lambda *a: 1")
+    work[place(work, "decay")] = new_code_cell(rewritten := "step_decay = lambda *a: 1")
     work.pop(place(work, "decay-test"))
     work.insert(place(work, "why"), edited := deepcopy(work[place(work, "why")]))
     edited.source = "My answer."  # the untouched copy comes last
