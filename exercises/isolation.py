@@ -167,10 +167,10 @@ class BoxedExecute(Execute):
         try:
             yield manager, process, watch
         finally:
-            if self.kc is not None:
-                self.kc.stop_channels()
             watch.kill()
             process.wait()
+            if self.kc is not None:
+                self.kc.stop_channels()
             run_sync(manager.cleanup_resources)()
 
     def preprocess(self, nb: NotebookNode, resources, km=None):
