@@ -125,7 +125,7 @@ def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
             f"open({course + '/gradebook.db'!r}, 'rb').read()", f"open({key!r}).read()", "open('/etc/shadow').read()",
             f"[p for p in glob.glob('/proc/*/root') if os.path.exists(p + {key!r})]",
             "os.listdir(os.path.expanduser('~/.ssh'))",
-            "'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.getppid() > 9",
+            "len(psutil.pids()) > 9", "os.getppid() > 9",
         ),
         "calls": unless(
             f"socket.create_connection(('127.0.0.1', {port}), 2)",
