@@ -95,7 +95,7 @@ def cluster(session):
 
 @nox.session
 def classroom(session):
-    """Run the slow tests of the exercises: each answer, and plain nbgrader on every assignment."""
+    """Run the slow tests of the exercises: each answer, and `grade.py` on every assignment's solutions."""
     uv_run(session, "pytest", "-m", "slow", "tests/classroom", *session.posargs)
 
 

@@ -34,9 +34,8 @@ SYSTEM = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/sys/devices/sys
 SYSTEM += [f"/etc/{name}" for name in ("alternatives", "fonts", "group", "ld.so.cache", "localtime", "passwd", "ssl")]
 BWRAP = "--unshare-all --unshare-user --disable-userns --cap-drop ALL --die-with-parent --new-session --proc /proc "
 BWRAP += "--dev /dev --unsetenv JPY_PARENT_PID --unsetenv XDG_RUNTIME_DIR --unsetenv DBUS_SESSION_BUS_ADDRESS"
-KEPT = (
-    "PATH LANG LD_LIBRARY_PATH HOME XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS".split()
-)  # systemd-run needs the last two
+# systemd-run needs the last two.
+KEPT = "PATH LANG LD_LIBRARY_PATH HOME XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS".split()
 # memfd_create, memfd_secret, shmget: memory of no process. add_key, request_key, keyctl: the teacher's keys.
 REFUSED_CALLS = {
     "x86_64": (0xC000003E, 319, 447, 29, 248, 249, 250),
@@ -116,7 +115,7 @@ class BoxedExecute(Execute):
             return "bubblewrap is not installed (on Debian and Ubuntu: apt install bubblewrap)"
         with _refused_calls() as filter, tempfile.TemporaryDirectory(dir="/tmp") as scratch:
             command = [*self._command(scratch, scratch, filter), PYTHON, "-c", ""]
-            done = subprocess.run(command, pass_fds=[filter], capture_output=True, text=True, errors="replace")
+            done = subprocess.run(command, pass_fds=[filter.fileno()], capture_output=True, text=True, errors="replace")
         return done.returncode and f"bubblewrap is refused what it needs: {done.stderr.strip()}" or ""
 
     @cached_property
@@ -131,7 +130,7 @@ class BoxedExecute(Execute):
         granted = shutil.which(scope[0]) and not subprocess.run([*scope, "true"], capture_output=True).returncode
         return scope if granted else []
 
-    def _command(self, scratch: str, work: str, filter: int) -> list[str]:
+    def _command(self, scratch: str, work: str, filter) -> list[str]:
         """What to put before a command so that it runs isolated in `work`; `scratch` is all that it shares."""
         needed = [sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix), site.getusersitepackages()]
         needed += [str(Path(find_spec("lrtut").origin).parent), f"{self.data}/MNIST"]
@@ -139,7 +138,7 @@ class BoxedExecute(Execute):
         mounts |= {path: ["--size", "64000000", "--tmpfs"] for path in ("/tmp", "/run", "/dev/shm", str(Path.home()))}
         mounts |= {path: ["--ro-bind-try", path] for path in map(os.path.abspath, needed)}
         mounts |= {self.course: ["--size", "4096", "--tmpfs"], scratch: ["--bind", scratch]}
-        command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter)]
+        command = [*self._scope, self._bwrap, *BWRAP.split(), "--seccomp", str(filter.fileno())]
         for path in sorted(mounts, key=lambda path: path.count("/")):  # a folder first, then what lies in it
             command += [*mounts[path], path]
         for path in (self.course, "/dev", "/proc", "/"):  # a teacher who is root could write in /proc/sys
@@ -157,12 +156,12 @@ class BoxedExecute(Execute):
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         fixed |= {"IPYTHONDIR": f"{scratch}/ipython", "NBGRADER_EXECUTION": "autograde"}
         options = {"cwd": f"{scratch}/work", "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        options |= {"env": kept | fixed, "extra_arguments": ["--HistoryManager.hist_file=:memory:"]}
         with _refused_calls() as filter:
             if not self.trusted:
                 manager.kernel_spec.argv[:1] = [*self._command(scratch, f"{scratch}/work", filter), PYTHON]
                 manager.kernel_spec.interrupt_mode = "message"  # a signal would reach bubblewrap alone
-            history = ["--HistoryManager.hist_file=:memory:"]
-            run_sync(manager.start_kernel)(extra_arguments=history, env=kept | fixed, pass_fds=[filter], **options)
+            run_sync(manager.start_kernel)(pass_fds=[filter.fileno()], **options)
         process = manager.provisioner.process
         watch = Watch(process, self)
         try:
@@ -170,6 +169,8 @@ class BoxedExecute(Execute):
         finally:
             watch.kill()
             process.wait()
+            if self.kc is not None:
+                self.kc.stop_channels()
             run_sync(manager.cleanup_resources)()
 
     def preprocess(self, nb: NotebookNode, resources, km=None):
@@ -189,9 +190,6 @@ class BoxedExecute(Execute):
                     super().preprocess(nb, resources, km=manager)
                 except Exception as error:  # a kernel that ends, or that sends nonsense, leaves many kinds behind
                     ended = self._watch.reason or _why(error, process.poll())
-                finally:
-                    if self.kc is not None:
-                        self.kc.stop_channels()
         finally:
             for remove in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):  # they follow no link, and know no depth
                 subprocess.run([*remove, scratch], stderr=subprocess.DEVNULL)
@@ -246,19 +244,15 @@ def _mark(cells, name: str, message: str) -> None:
             cell.outputs = [*cell.outputs[:20], new_output("error", ename=name, evalue=message, traceback=[text])]
 
 
-@contextlib.contextmanager
 def _refused_calls():
-    """The file descriptor of a seccomp filter, as bubblewrap reads it: REFUSED_CALLS do not exist."""
+    """A file with a seccomp filter, as bubblewrap reads it: REFUSED_CALLS do not exist."""
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # as in <linux/filter.h>
     architecture, *calls = REFUSED_CALLS.get(platform.machine(), (0,))  # elsewhere, all are refused
     last = len(calls) + 5
     steps = [(load, 0, 0, 4), (equal, 0, last - 2, architecture), (load, 0, 0, 0), (at_least, last - 4, 0, 0x40000000)]
     steps += [(equal, last - 5 - i, 0, call) for i, call in enumerate(calls)]
     steps += [(give, 0, 0, 0x7FFF0000), (give, 0, 0, 0x50000 + errno.ENOSYS)]
-    there, here = os.pipe()
-    os.write(here, b"".join(struct.pack("HBBI", *step) for step in steps))
-    os.close(here)
-    try:
-        yield there
-    finally:
-        os.close(there)
+    file = tempfile.TemporaryFile()
+    file.write(b"".join(struct.pack("HBBI", *step) for step in steps))
+    file.seek(0)
+    return file

@@ -1,6 +1,7 @@
 """What students hand in, good, bad and hostile: for each the files, and what must become of it."""
 
 import json
+import os
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ class Pupil:
 
 
 def everyone(released, root: Path) -> dict[str, Pupil]:
-    """Pupils by name, for a course at `root`, in any system."""
+    """Pupils by name, for a course at `root`, in any system. Harmless oddities share a pupil: each costs a kernel."""
 
     def good(**answers):
         return answer(deepcopy(released), **answers)
@@ -37,46 +38,44 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         return Pupil(good(decay=decay), "doubtful", (points, 3), why)
 
     right, cheat, untouched, no_marks = good(), good(decay="return 7"), deepcopy(released), {"points": (0, 0)}
-    again, show = f"{NAME} (1).ipynb", "from IPython.display import display, HTML\nwhile True: "
-    dig = "os.path.exists('d') or os.mkdir('d')"
-    die, half = "import os; os._exit(3)", "import os, time; x = b'x' * 500_000_000"
+    bare, tampered = deepcopy(right), deepcopy(cheat)
+    for cell in bare.cells:
+        cell.metadata.clear()
+    test = next(cell for cell in tampered.cells if cell.id == "decay-test")
+    test.source, test.metadata.tags, test.metadata.nbgrader.grade = "pass", ["skip-execution"], False
+    again, die, half = f"{NAME} (1).ipynb", "import os; os._exit(3)", "import os, time; x = b'x' * 500_000_000"
+    harmless = "import os, warnings; warnings.warn('look'); print('\\ud800'); w = os.getcwd()"
+    dig = "for _ in w * 50: os.path.exists('d') or os.mkdir('d'); os.chdir('d')\nos.chdir(w)"
+    startup = {"profile_default/startup/a.py": die, ".specs/a": "", "ipython/b": ""}
     # fmt: off
     return {
         "good": Pupil(right, beside={"timestamp.txt": "2030-01-02 03:04:05 UTC", "rates.txt": "0.1"}),
         "untouched": Pupil(untouched, **no_marks),
-        "wrong": Pupil(good(decay="return base * 0.1 ** epoch"), points=(0, 3)),
-        "noisy": Pupil(doing("import warnings; warnings.warn('look')"), beside={"timestamp.txt": "yesterday, I think"}),
+        "exits": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
+        "noisy": Pupil(doing(f"{harmless}\n{dig}"), beside={"timestamp.txt": "yesterday, I think"}),
         # Files that other programs have changed
         "colab": Pupil(colab(right)),
-        "bare": Pupil(without_metadata(right), "repaired", remark="group-test had lost"),
-        "renamed": Pupil(right, "repaired", remark="was taken for it", file=f"Copy of {NAME}.ipynb"),
-        "twice": Pupil(right, "repaired", remark="has no answers", file=again, beside={f"{NAME}.ipynb": untouched}),
+        "renamed": Pupil(bare, "repaired", remark="group-test had lost", file=f"Copy of {NAME}.ipynb"),
+        "twice": Pupil(right, "repaired", remark="was taken for it", file=again, beside={f"{NAME}.ipynb": untouched}),
         "two": Pupil(right, "repaired", remark="has answers, too", beside={again: cheat}),
         "either": Pupil(right, "missing", **no_marks, file="a.ipynb", beside={"b.ipynb": cheat}),
-        "linker": Pupil(right, remark="a is a link or not a file", beside={"b": Path("/etc/passwd"), "a/b": "c"}),
+        "linker": Pupil(right, remark="a is a link or not a file", beside={"b": Path("/etc/passwd"), "a/b": "c"} | startup),
         # Test cells
-        "deleted": changed(right, lambda cell: cell.id not in ("decay-test", "setup"), "decay-test was missing"),
-        "copied": changed(right, lambda cell: 1 + cell.id.startswith("decay"), "decay-test was there 2 times"),
-        "tampered": Pupil(edited(cheat, source="pass"), "repaired", (0, 3), "decay-test had been changed"),
-        "ungraded": Pupil(edited(cheat, grade=False), points=(0, 3)),
-        "skipped": Pupil(edited(cheat, tags=["skip-execution"]), points=(0, 3)),
+        "deleted": times(right, "decay-test was missing", decay_test=0, setup=0),
+        "copied": times(right, "decay-test was there 2 times", decay=2, decay_test=2),
+        "tampered": Pupil(tampered, "repaired", (0, 3), "decay-test had been changed"),
         # Programs that go wrong; those that wait do so for longer than any limit, however busy the machine is
         "loop": Pupil(doing("while True: pass"), "stopped", (0, 3), "decay-test was interrupted"),
         "stubborn": stopped("import time\nwhile 1:\n try: time.sleep(1)\n except BaseException: 0", "did not stop"),
-        "memory": stopped("big = b'x' * 1_000_000_000; import time; time.sleep(9999)", "MB of memory"),
-        "child": stopped(f"{half}\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)", "MB of memory"),
+        "memory": stopped(f"{half}\nif os.fork() == 0: y = bytearray(x)\ntime.sleep(9999)", "MB of memory"),
         # What a child shares with its parent counts once.
         "shares": Pupil(doing(f"{half}\nif (c := os.fork()) == 0: time.sleep(1); os._exit(0)\nos.waitpid(c, 0)")),
-        "digs": Pupil(doing(f"import os; w = os.getcwd()\nfor _ in w * 50: {dig}; os.chdir('d')\nos.chdir(w)")),
-        "sys_exit": Pupil(doing("import sys; sys.exit()"), points=(0, 3)),
         "os_exit": stopped("import os; os._exit(0)", "the kernel ended by itself (exit code 0)"),
         "printer": stopped("while True: print('x' * 1_000_000)", " MB"),  # too much shown, or held unsent
-        "flood": stopped(f"{show} display(HTML('x' * 100_000))", "displayed more than 10 MB"),
-        "surrogate": Pupil(doing("print('\\ud800')")),
+        "displays": stopped("while True: display('x' * 100_000)", "displayed more than 10 MB"),
         # It doubles 8 times and then sleeps, so that it harms no machine, whatever the grader does.
         "forks": stopped("import os, time\nfor _ in range(8): os.fork()\ntime.sleep(9999)", "processes"),
         "shadow": Pupil(right, "stopped", (0, 0), "the kernel ended by itself", beside={"ipykernel_launcher.py": die}),
-        "profile": Pupil(right, beside={"profile_default/startup/a.py": die, ".specs/a": "", "ipython/b": ""}),
         # Programs that change how tests work
         "isclose": doubt("import numpy as np; np.isclose = lambda *a, **k: True\nreturn 1.0"),
         "abs": doubt("global abs\nabs = lambda x: 0\nreturn 1.0", 2),
@@ -96,7 +95,7 @@ def everyone(released, root: Path) -> dict[str, Pupil]:
         # Files that are no notebook
         "not_json": Pupil('{"cells": [', "unreadable", (0, 0), "it is not JSON"),
         "binary": Pupil(bytes(range(256)), "unreadable", (0, 0), "not JSON in UTF-8"),
-        "huge": Pupil(21_000_000, "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": 21_000_000}),
+        "huge": Pupil(bytes(21_000_000), "unreadable", (0, 0), "21 MB, 20 are allowed", beside={"a": bytes(21_000_000)}),
         "linked": Pupil(root / "submitted" / "good" / NAME / f"{NAME}.ipynb", "unreadable", (0, 0), "it is a link"),
         "odd": Pupil('{"cells": [1, {}, {"cell_type": "code", "source": ["1", 2]}]}', "foreign", (0, 0), "none of"),
         "no_notebook": Pupil(None, "missing", (0, 0), "no 01_sample.ipynb"),
@@ -111,40 +110,38 @@ def hostile(released, root: Path, outside: Path, port: int) -> dict[str, Pupil]:
     """
 
     def unless(*finds):
-        """Answer wrongly if one of these expressions is true; an error is as good as false."""
+        """Fail, and say where, if one of these expressions is true; an OSError is as good as false."""
         lines = "import ctypes, glob, os, psutil, socket, subprocess\n"
         for find in finds:
-            lines += f"try:\n    if {find}: return -1\nexcept (OSError, IndexError): pass\n"
+            lines += f"try: found = {find}\nexcept OSError: found = False\nif found: raise SystemError({find!r})\n"
         return Pupil(answer(deepcopy(released), decay=lines + STEP_DECAY))
 
-    key, written = str(outside / "key"), str(outside / "written")
-    unix = f"socket.socket(socket.AF_UNIX).connect({str(outside / 'listening')!r}) is None"
+    key, written, course = str(outside / "key"), str(outside / "written"), str(root)
     tmux = ["tmux", "-S", str(outside / "tmux"), "new-window", "-d", f"touch {written}"]
-    libc = "ctypes.CDLL(None)"
-    in_course = f"[f for _, d, names in os.walk({str(root)!r}) for f in [*d, *names]]"
-    tunnel = f"[p for p in glob.glob('/proc/*/root') if os.path.exists(p + {key!r})]"
+    writable = [written, f"{course}/written", "/usr/written", "/written", "/dev/written", f"{os.__file__}x"]
     return {
-        "spy": unless(in_course, f"open({str(root / 'gradebook.db')!r}, 'rb').read()"),
-        "thief": unless(
-            f"open({key!r}).read()", tunnel, "os.listdir(os.path.expanduser('~/.ssh'))", "open('/etc/shadow').read()"
+        "reads": unless(
+            f"[f for _, d, names in os.walk({course!r}) for f in [*d, *names]]",
+            f"open({course + '/gradebook.db'!r}, 'rb').read()", f"open({key!r}).read()", "open('/etc/shadow').read()",
+            f"[p for p in glob.glob('/proc/*/root') if os.path.exists(p + {key!r})]",
+            "os.listdir(os.path.expanduser('~/.ssh'))",
+            "len(psutil.pids()) > 9", "os.getppid() > 9",
         ),
-        "caller": unless(f"socket.create_connection(('127.0.0.1', {port}), 2)"),
-        "socketeer": unless(unix, f"subprocess.run({tmux}).returncode == 0"),
-        "writer": unless(
-            f"open({written!r}, 'w')", f"open({str(root / 'written')!r}, 'w')", "open('/usr/written', 'w')",
-            "open('/written', 'w')", "open('/dev/written', 'w')", "open(os.__file__ + 'x', 'w')",
-            "os.access('/proc/sys/kernel/core_pattern', os.W_OK)",
+        "calls": unless(
+            f"socket.create_connection(('127.0.0.1', {port}), 2)",
+            f"socket.socket(socket.AF_UNIX).connect({str(outside / 'listening')!r}) is None",
+            f"subprocess.run({tmux}).returncode == 0",
         ),
-        "watcher": unless("'grade.py' in str([p.cmdline() for p in psutil.process_iter()])", "os.getppid() > 9"),
-        "root": unless(
+        "writes": unless(
+            *(f"open({path!r}, 'w')" for path in writable), "os.access('/proc/sys/kernel/core_pattern', os.W_OK)",
+            *(f"open('{at}/x', 'wb').write(bytes(80_000_000))" for at in ("/tmp", "/dev/shm", "/run")),
+        ),
+        "grabs": unless(
             "os.system('unshare -Ur true') == 0", "os.system('mount -t tmpfs none /tmp 2>/dev/null') == 0",
-            "'CapBnd:\\t0000000000000000' not in open('/proc/self/status').read()",
+            "'CapBnd:\\t0000000000000000' not in open('/proc/self/status').read()", "os.memfd_create('x')",
+            "ctypes.CDLL(None).shmget(0, 1 << 30, 0o1600) >= 0", "ctypes.CDLL(None).syscall(250, 0, -3, 0) >= 0",
+            "subprocess.Popen(['sleep', '98765.4'], start_new_session=True) is None",  # shall not outlive the kernel
         ),
-        "memfd": unless(
-            "os.memfd_create('x')", f"{libc}.shmget(0, 1 << 30, 0o1600) >= 0", f"{libc}.syscall(250, 0, -3, 0) >= 0"
-        ),
-        "filler": unless(*(f"open('{at}/x', 'wb').write(bytes(80_000_000))" for at in ("/tmp", "/dev/shm", "/run"))),
-        "leaves": unless("subprocess.Popen(['sleep', '98765.4'], start_new_session=True) is None"),
     }  # fmt: skip
 
 
@@ -160,26 +157,8 @@ def colab(notebook):
     return json.dumps(document)
 
 
-def without_metadata(notebook):
-    copy = json.loads(nbformat.writes(notebook))
-    for cell in copy["cells"]:
-        cell["metadata"] = {}
-        del cell["id"]
-    return json.dumps(copy)
-
-
-def changed(notebook, times, remark):
-    """Somebody whose notebook has each cell so many times."""
+def times(notebook, remark, **numbers):
+    """Somebody whose notebook has each cell once, or as often as `numbers` says."""
     copy = deepcopy(notebook)
-    copy.cells = [cell for cell in copy.cells for _ in range(times(cell))]
+    copy.cells = [cell for cell in copy.cells for _ in range(numbers.get(cell.id.replace("-", "_"), 1))]
     return Pupil(json.dumps(copy), "repaired", remark=remark)
-
-
-def edited(notebook, **changes):
-    """A copy in which the first test has other parts; `tags` and `grade` go to where these stand."""
-    copy = deepcopy(notebook)
-    cell = next(cell for cell in copy.cells if cell.id == "decay-test")
-    cell.metadata.nbgrader.update({"grade": changes.pop("grade", True)})
-    cell.metadata["tags"] = changes.pop("tags", [])
-    cell.update(changes)
-    return copy
