@@ -28,9 +28,7 @@ def batch_sizes(sizes: Sequence[int], grids: Mapping[str, tuple[Sequence[float],
             runs = [{"seed": s, "lr": rates[k], "step": k, "loss": v} for (s, k), v in np.ndenumerate(losses[i])]
             rows += [place | run for run in runs if np.isfinite(run["loss"])]
             end = np.median(losses[i].min(1))
-            said[name].append(
-                f"{name}, batches of {size}: best rate {lr:.2g} and lowest loss {end:.2g}, each the median."
-            )
+            said[name].append(f"{name}, batches of {size}: best rate {lr:.2g}, lowest loss {end:.2g} (medians).")
     lrs, ends = ([min(row[key] for row in rows) / 1.2, max(row[key] for row in rows) * 1.2] for key in ("lr", "loss"))
     x = axis("lr", "learning rate", lrs, log=True)
     images = axis("images", "batch size", [int(sizes[0]) / 1.2, int(sizes[-1]) * 1.2], log=True)
