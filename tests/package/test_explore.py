@@ -154,6 +154,19 @@ def test_the_edge_shows_the_chosen_rate_with_its_own_border():
         explore.edge({})
 
 
+def test_batch_sizes_shows_the_chosen_runs_and_their_best_rate():
+    rates, losses = [0.01, 0.1, 1.0], np.array([[[1, 2, math.inf]] * 3, [[4, 5, 3], [4, 3, 5], [5, 3, math.nan]]])
+    chart = explore.batch_sizes([8, 32], {"SGD": (rates, losses + 1), "Adam": (rates, losses)})
+    for i, lr in enumerate([0.01, 0.1]):
+        setting = {"grid": "Adam", "size": i}
+        rows, texts = shown(chart, setting, ["seed", "lr", "loss"], part=0)
+        held = {(seed, lr): loss for seed, lr, loss in zip(*rows.values(), strict=True)}
+        known = {(s, rates[k]): loss for (s, k), loss in np.ndenumerate(losses[i]) if loss < math.inf}
+        assert held == known and f"best rate {lr:g}, lowest loss {np.nanmin(losses[i]):g} (medians)." in texts["lines"]
+        rows, _ = shown(chart, setting, ["images", "lr"], part=1)
+        assert sorted(zip(*rows.values(), strict=True)) == [(8, 0.01), (32, 0.1)]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_a_range_test_reads_what_its_rule_reads(rule):
     lrs = np.geomspace(1e-4, 10, 120)
