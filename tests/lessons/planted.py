@@ -45,7 +45,8 @@ def run_lesson(path):
     for i, cell in enumerate(cells):
         for mistake in (m for m in mistakes(path) if m["cell"] == cell.id):
             changed = type(cell)(cell | {"source": plant(mistake, cell.source)})
-            results.append((mistake, in_a_child(first_red, [changed, *cells[i + 1 :]], namespace)))
+            work = (first_red, [changed, *cells[i + 1 :]], namespace)
+            results.append((mistake, in_a_child(*work) or in_a_child(*work)))  # again: one copy in 450 died
         run_cell(cell, namespace)
     return results
 
