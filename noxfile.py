@@ -96,7 +96,7 @@ def cluster(session):
 @nox.session
 def classroom(session):
     """Run the slow tests of the exercises: each answer, and `grade.py` on every assignment's solutions."""
-    uv_run(session, "pytest", "-m", "slow", "tests/classroom", *session.posargs)
+    uv_run(session, "pytest", "--dist=worksteal", "-m", "slow", "tests/classroom", *session.posargs)
 
 
 @nox.session

@@ -33,7 +33,6 @@ FLAGS = [f"--disable-{what}" for what in ("gpu", "quic", "background-networking"
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.xdist_group("lab"),  # one JupyterLab, in one worker
     pytest.mark.skipif(MISSING and "LRTUT_BROWSER" not in os.environ, reason="needs Chromium: uv run nox -s browser"),
 ]
 

@@ -29,7 +29,6 @@ COLABS_PYTHON = "3.13"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("colab"),  # one environment: one worker
     pytest.mark.skipif(sys.platform != "linux", reason="Colab is Linux"),
 ]
 

@@ -19,8 +19,6 @@ from lrtut.execution import read
 ROOT = Path(__file__).parents[2]
 BROWSER = os.environ.get("LRTUT_BROWSER") or shutil.which("chromium")
 
-pytestmark = pytest.mark.xdist_group("site")  # it is built once, by one worker
-
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
