@@ -46,7 +46,7 @@ def run_lesson(path):
         for mistake in (m for m in mistakes(path) if m["cell"] == cell.id):
             changed = type(cell)(cell | {"source": plant(mistake, cell.source)})
             work = (first_red, [changed, *cells[i + 1 :]], namespace)
-            results.append((mistake, in_a_child(*work) or in_a_child(*work)))  # again: one copy in 450 died
+            results.append((mistake, in_a_child(*work) or in_a_child(*work)))  # again: one copy in 450 gave no answer
         run_cell(cell, namespace)
     return results
 
