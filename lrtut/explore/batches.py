@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lrtut.explore.chart import RED, Chart, axis, by_rate, choice, panel, path, slider
+from lrtut.misuse import check_mapping
 
 
 def batch_sizes(sizes: Sequence[int], grids: Mapping[str, tuple[Sequence[float], np.ndarray]]) -> Chart:
@@ -15,11 +16,21 @@ def batch_sizes(sizes: Sequence[int], grids: Mapping[str, tuple[Sequence[float],
         sizes: the batch sizes, in increasing order.
         grids: for each name (of an optimizer, say) its rates, and the losses with shape (sizes, seeds, rates).
 
+    Raises:
+        ValueError: losses of another shape, or none that is finite.
+
     Example:
         lrtut.explore.batch_sizes([32, 128], {"Adam": ([0.001, 0.01], losses)})
     """
+    check_mapping("grids", grids)
     rows, bests, said = [], [], {name: [] for name in grids}
     for name, (rates, losses) in grids.items():
+        losses = np.asarray(losses, float)
+        if losses.ndim != 3 or losses.shape[::2] != (len(sizes), len(rates)):
+            raise ValueError(
+                f"the losses of {name!r} are of shape {list(losses.shape)}: give them as [{len(sizes)} sizes, seeds, "
+                f"{len(rates)} rates]."
+            )
         losses = np.where(np.isnan(losses), np.inf, losses)
         best = np.median(np.asarray(rates)[losses.argmin(2)], axis=1)  # of each seed its best rate
         for i, (size, lr) in enumerate(zip(sizes, best, strict=True)):
@@ -29,6 +40,8 @@ def batch_sizes(sizes: Sequence[int], grids: Mapping[str, tuple[Sequence[float],
             rows += [place | run for run in runs if np.isfinite(run["loss"])]
             end = np.median(losses[i].min(1))
             said[name].append(f"{name}, batches of {size}: best rate {lr:.2g}, lowest loss {end:.2g} (medians).")
+    if not rows:
+        raise ValueError("grids hold no finite loss: give at least one name with its rates and losses.")
     lrs, ends = ([min(row[key] for row in rows) / 1.2, max(row[key] for row in rows) * 1.2] for key in ("lr", "loss"))
     x = axis("lr", "learning rate", lrs, log=True)
     images = axis("images", "batch size", [int(sizes[0]) / 1.2, int(sizes[-1]) * 1.2], log=True)

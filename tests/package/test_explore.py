@@ -165,6 +165,11 @@ def test_batch_sizes_shows_the_chosen_runs_and_their_best_rate():
         assert held == known and f"best rate {lr:g}, lowest loss {np.nanmin(losses[i]):g} (medians)." in texts["lines"]
         rows, _ = shown(chart, setting, ["images", "lr"], part=1)
         assert sorted(zip(*rows.values(), strict=True)) == [(8, 0.01), (32, 0.1)]
+    with pytest.raises(ValueError, match=r"of 'SGD' are of shape \[3, 3\]: give them as \[2 sizes, seeds, 3 rates\]"):
+        explore.batch_sizes([8, 32], {"SGD": (rates, losses[0])})
+    for nothing in ({}, {"SGD": (rates, losses * math.nan)}):
+        with pytest.raises(ValueError, match="no finite loss"):
+            explore.batch_sizes([8, 32], nothing)
 
 
 @pytest.mark.parametrize("rule", RULES)
