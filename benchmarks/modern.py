@@ -2,14 +2,14 @@
 
 Each task of modern_tasks.py is trained on a grid of rates, three a decade, in two ways: at that rate throughout, and
 with that rate as the peak of a warm-up over the first tenth and a linear decay to zero. A truth is the validation loss
-at the end, the mean of two seeds. From the usual rate the grid goes up and down until half of what there is to learn is
-lost, and to 2e-5 where the optimizer is of Adam's kind. Three range tests of each task, with other seeds, are recorded;
-every rule reads the same curves. The regret of a rate is that of finders.py, read off the grid (linear in the logarithm
-of the rate; at the ends, that of the end). Optimizers that want no rate chosen are trained in each task in place of its
-own: Schedule-Free AdamW at its package's rate without a schedule, Prodigy at 1 both ways.
+at the end, the mean of three seeds. From the usual rate the grid goes up and down until half of what there is to learn
+is lost, and to 2e-5 where the optimizer is of Adam's kind. Three range tests of each task, with other seeds, are
+recorded; every rule reads the same curves. The regret of a rate is that of finders.py, read off the grid (linear in the
+logarithm of the rate; at the ends, that of the end). Optimizers that want no rate chosen are trained in each task in
+place of its own: Schedule-Free AdamW at its package's rate without a schedule, Prodigy at 1 both ways.
 
-Results go to results/modern.jsonl after each rate, and a call goes on where the last one stopped. LRTUT_DATA names the
-folder that holds MNIST.
+Results go to results/modern.jsonl after each training, and a call goes on where the last one stopped. LRTUT_DATA names
+the folder that holds MNIST.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from report import load, save
 import lrtut
 
 GRID = [float(f"{10 ** (k / 3):.4g}") for k in range(-18, 4)]  # 1e-6 to 10
-SEEDS, TESTS = (100, 101), (0, 1, 2)
+SEEDS, TESTS = (100, 101, 102), (0, 1, 2)
 WAYS = ("constant", "peak")
 SMALL = 2.154e-05
 
@@ -111,18 +111,20 @@ def measure(task: Task, record: dict, keep: Callable[[], None]) -> None:
         keep()
     for name, (make, lr) in NO_RATE.items():
         for way in WAYS[: 1 if make is schedule_free else 2]:
-            if (held := f"{name}, {way}") not in record:
-                record[held] = [trained(task, lr, seed, way, make) for seed in SEEDS]
+            runs = record.setdefault(f"{name}, {way}", [])
+            for seed in SEEDS[len(runs) :]:
+                runs.append(trained(task, lr, seed, way, make))
                 keep()
     usual = GRID.index(FOLKLORE[task.optimizer])
     for way in WAYS:
         grid = record.setdefault(way, {})
 
         def at(lr, grid=grid, way=way):
-            if str(lr) not in grid:
-                grid[str(lr)] = [trained(task, lr, seed, way) for seed in SEEDS]
+            runs = grid.setdefault(str(lr), [])
+            for seed in SEEDS[len(runs) :]:
+                runs.append(trained(task, lr, seed, way))
                 keep()
-            return mean(grid[str(lr)], task.guessing)
+            return mean(runs, task.guessing)
 
         best = at(GRID[usual])
         for rates in (GRID[usual + 1 :], GRID[usual - 1 :: -1]):

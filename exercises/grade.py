@@ -266,12 +266,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _data() -> str:
     """What `LRTUT_DATA` shall be for all kernels; it says which data that is."""
     from lrtut.data import DataError, find_data  # it takes seconds
+    from lrtut.execution import data_in_words
 
     try:
         found, why = find_data()
     except DataError as error:
         sys.exit(str(error))
-    print(f"Data: {found} ({why}).")
+    print(f"Data: {data_in_words(found, why)}.")
     return os.path.abspath(found) if os.path.isdir(found) else found
 
 
