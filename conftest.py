@@ -6,7 +6,7 @@ import signal
 import tempfile
 from pathlib import Path
 
-# Two workers on two cores: with two threads each, small networks take up to ten times as long. Before torch is imported.
+# Two workers on two cores: with two threads each, small networks take up to ten times as long. Before import torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nbformat
