@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import inspect
 import math
 import signal
 import threading
@@ -219,11 +218,16 @@ def stepping(scheduler: Any) -> Callable[..., None]:
             scheduler.step(*([done] if timed else []), metric)
 
         return look
-    try:
-        inspect.signature(scheduler.step).bind()
-    except TypeError:  # it does not count by itself, as timm's
-        return lambda done, history=None: scheduler.step(done)
-    return lambda done, history=None: scheduler.step()
+    wanted = misuse.refuses(scheduler.step, [])
+    if wanted is None:
+        return lambda done, history=None: scheduler.step()
+    # It does not count by itself, as timm's.
+    if misuse.refuses(scheduler.step, [0]) or "metric" in wanted[0] or "loss" in wanted[0]:
+        raise TypeError(
+            f"scheduler is {misuse.short(scheduler)}, with step({', '.join(wanted)}): give one whose step() takes "
+            "nothing, or only how many epochs or batches are done."
+        )
+    return lambda done, history=None: scheduler.step(done)
 
 
 def in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
@@ -251,7 +255,7 @@ def _epoch(
         if train_step is not None:
             model.zero_grad()  # also what the optimizer does not have
             loss = misuse.check_step_loss(train_step(batch))
-            yield torch.as_tensor(loss).detach().reshape(()), rates
+            yield torch.as_tensor(loss, device=device).detach().reshape(()), rates  # some may be numbers
             continue
         inputs, targets = on_device(batch, device)
         _, loss = forward(model, inputs, targets, loss_fn)
