@@ -137,7 +137,8 @@ def train(
             an empty iterable; a rate that is negative or not finite; `epochs` below 1; an optimizer that needs a
             closure; a `val` that can be passed over only once; a batch that is not a pair of tensors or has no sample;
             a loss of many numbers or without a gradient; targets out of range; a batch of one for BatchNorm; an
-            optimizer without a rate, or without the model's parameters.
+            optimizer without a rate, or without the model's parameters; a call within `torch.inference_mode()` or
+            `torch.autocast()`.
         TypeError: inputs of another type than the model's weights; a loss that is not a tensor; no scheduler.
         KeyboardInterrupt: raised again once the step in hand is complete, or from the error that ended it (workers of a
             DataLoader get Ctrl-C too). Whatever ends the run, the attribute `history` of the exception holds what was
@@ -149,6 +150,7 @@ def train(
     data, val = in_batches(data, val, batch_size, seed)
     called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
     misuse.check_parts(model, called, data=data, **({} if val is None else {"val": val}))
+    misuse.check_context(device_of(model))
     misuse.current_rates(optimizer)
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")

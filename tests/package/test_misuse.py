@@ -88,10 +88,11 @@ def test_trains_also_where_gradients_are_off_and_says_where_it_cannot():
     expected = range_test(network(), [(X, Y)]).loss.tolist()
     with torch.no_grad():
         assert range_test(network(), [(X, Y)]).loss.tolist() == expected and not torch.is_grad_enabled()
-    with torch.inference_mode(), pytest.raises(ValueError, match="called within torch.inference_mode"):
-        range_test(network(), [(X, Y)])
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
-        range_test(network(), [(X, Y)])
+    for use in (training, range_test):
+        with torch.inference_mode(), pytest.raises(ValueError, match="called within torch.inference_mode"):
+            use(network(), [(X, Y)])
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
+            use(network(), [(X, Y)])
     with torch.inference_mode():
         made, inputs = network(), X.clone()
     with pytest.raises(ValueError, match=r"parameter 0.weight was made in torch.inference_mode\(\)"):
