@@ -42,8 +42,8 @@ def restored(
       deep; and what hooks and `loss_fn` refer to: the object whose method they are, the arguments of a partial, the
       variables that they close over, globals. A list that such a function only appends to is a log, and stays;
     - the attributes of loaders, and of the loaders, samplers, datasets and functions (`collate_fn`, transforms) that
-      these hold, however deep, with all that a sampler holds but the data themselves, and the random generators of all.
-      Workers that stay alive (`persistent_workers=True`) end if the block started them;
+      these hold, however deep, with all that a sampler holds but the data themselves, and the random generators and
+      modules of all. Workers that stay alive (`persistent_workers=True`) end if the block started them;
     - the random states of torch (CPU and the devices in use), numpy and Python;
     - what `restore` names: anything with `state_dict()` and `load_state_dict()`, or objects by their attributes.
 
@@ -57,13 +57,13 @@ def restored(
         Exception: the first error met while putting things back; everything else has been put back.
     """
     misuse.check_model(model)
-    parts, generators = _parts(loaders)
+    parts, states = _parts(loaders)
     samplers = [getattr(part, name, None) for part in parts for name in ("sampler", "batch_sampler")]
     samplers += [part for part in parts if isinstance(part, Sampler)]
     data = [getattr(part, name, None) for part in parts for name in ("dataset", "data_source")]
     state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
     roots = [model, optimizer, vars(optimizer), optimizer.param_groups, state, loss_fn, *_attributes(loss_fn)]
-    roots += generators
+    roots += states
     for sampler in samplers:
         roots += [held for held in getattr(sampler, "__dict__", {}).values() if not any(held is one for one in data)]
     undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if hasattr(part, "__dict__"))]
@@ -274,9 +274,9 @@ def _keep_random() -> _Undo:
 
 
 def _parts(loaders: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
-    """The loaders, what they pass over or call, and so on; and the random generators of all these."""
+    """The loaders, what they pass over or call, and so on; and the random generators and modules of all these."""
     found: dict[int, Any] = {}
-    generators, waiting = [], list(loaders)
+    states, waiting = [], list(loaders)
     while waiting:
         part = waiting.pop()
         if id(part) in found:
@@ -288,9 +288,9 @@ def _parts(loaders: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
             several = (
                 value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
             )
-            generators += [one for one in several if isinstance(one, _RANDOM)]
+            states += [one for one in several if isinstance(one, (*_RANDOM, nn.Module))]
             waiting += [one for one in several if _is_part(one)]
-    return list(found.values()), generators
+    return list(found.values()), states
 
 
 def _is_part(value: Any) -> bool:

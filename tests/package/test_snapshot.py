@@ -413,6 +413,19 @@ def with_a_noisy_collate():
     return DataLoader(TensorDataset(*samples(40)), 10, collate_fn=collate)
 
 
+class Shifting(Drifting):
+    """Counts the batches in a buffer, and adds their number."""
+
+    def forward(self, items):
+        self.centre += 1
+        x, y = default_collate(items)
+        return x + self.centre, y
+
+
+def with_a_module_as_collate():
+    return DataLoader(TensorDataset(*samples(40)), 10, collate_fn=Shifting())
+
+
 class Passing(Sampler):
     """A sampler around another."""
 
@@ -445,6 +458,7 @@ LOADERS = [
     with_workers_that_stay,
     concatenated,
     with_a_noisy_collate,
+    with_a_module_as_collate,
     of_a_sampler_in_a_sampler,
     in_a_bar,
     InTurn,
