@@ -295,7 +295,7 @@ def check_scheduler(
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def check_length(data: Iterable) -> tuple[int | None, bool]:
+def check_length(data: Iterable, purpose: str = "train on") -> tuple[int | None, bool]:
     """The number of batches in `data`, None if it has no length; and whether that number can be relied on.
 
     Streams, and batch samplers of other libraries, may yield another number. Raises ValueError if it is zero.
@@ -305,18 +305,18 @@ def check_length(data: Iterable) -> tuple[int | None, bool]:
     except Exception:  # those of other libraries raise what they like
         return None, False
     if steps == 0:
-        raise no_batch(1)
+        raise no_batch(1, purpose)
     if not isinstance(data, DataLoader):
         return steps, True
     own_sampler = type(data.batch_sampler) not in (BatchSampler, type(None))
     return steps, not (own_sampler or isinstance(data.dataset, IterableDataset))
 
 
-def no_batch(epoch: int) -> ValueError:
+def no_batch(epoch: int, purpose: str = "train on") -> ValueError:
     """The error for data that gave no batch in this epoch."""
     if epoch > 1:
         return ValueError(f"data gave no batch in epoch {epoch}: they can be passed over only once. Give a list.")
-    return ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
+    return ValueError(f"no batch to {purpose}: the iterable is empty (drop_last with fewer samples than a batch?).")
 
 
 def check_reusable(epochs: int, **loaders: Any) -> None:

@@ -156,6 +156,7 @@ def train(
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
         misuse.check_trains(model, optimizer)
     steps, sure = misuse.check_length(data)
+    misuse.check_length(val, "validate on")
     misuse.check_reusable(epochs, data=data, val=val)
     misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, sure=sure, val=val)
     advance = stepping(scheduler)

@@ -450,6 +450,7 @@ MISUSES = {
         "it must be one scheduler, made with the optimizer",
     ),
     "val as a pair of tensors": ({"val": pairs(10)[0]}, r"val is a pair of tensors: give lrtut.batches\(\*val\)"),
+    "no batch to validate on": ({"val": []}, "no batch to validate on"),
     "no batch": ({"data": []}, "no batch to train on"),
     "data that are used up": ({"data": iter(pairs(10))}, "data is a list_iterator, used up after the first epoch"),
     "val that is used up": ({"val": iter(pairs(10))}, "val is a list_iterator, used up after the first epoch"),
