@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import signal
@@ -27,15 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     As other Unix tools, 130 after Ctrl-C, and 141 where the reader of the output has gone (`lrtut list | head -1`).
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a file or pipe on Windows may not know Greek letters
     try:
         try:
             return _main(argv)
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
+            if sys.stdout:  # None where it is closed
+                sys.stdout.flush()
+    except OSError as error:  # a full disk, a folder that cannot be written
+        broken = isinstance(error, BrokenPipeError)
+        if not broken:
+            print(f"lrtut: {error}", file=sys.stderr, flush=True)
         for stream in (sys.stdout, sys.stderr):  # else Python complains as it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return 141
+        return 141 if broken else 2
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lrtut.misuse import check_parts, check_whole
+from lrtut.evaluation import forward
+from lrtut.misuse import check_gradient, check_kind, check_parts, check_whole
 
 
 def sharpness(
@@ -53,18 +54,21 @@ def sharpness(
     if vector is None:
         generator = torch.Generator("cpu").manual_seed(0)
         vector = torch.randn(count, generator=generator, device="cpu").to(weights[0])
+    check_kind("vector", vector, Tensor, "give a tensor [weights], or None")
     if vector.shape != (count,):
         raise ValueError(f"vector has the shape {list(vector.shape)}: this model has {count} weights.")
 
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        gradient = torch.autograd.grad(loss_fn(model(inputs), targets), weights, create_graph=True)
+        loss = forward(model, inputs, targets, loss_fn)[1]
+        check_gradient(loss)
+        gradient = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
         flat = torch.cat([g.flatten() for g in gradient])
 
         def iterate(vector: Tensor, shift: float) -> tuple[float, Tensor]:
             value = math.nan
             for _ in range(iterations):
                 vector = vector / vector.norm()
-                product = torch.autograd.grad(flat, weights, vector, retain_graph=True)
+                product = torch.autograd.grad(flat, weights, vector, retain_graph=True, materialize_grads=True)
                 product = torch.cat([p.flatten() for p in product])
                 value, vector = torch.dot(product, vector).item(), product + shift * vector
             return value, vector / vector.norm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +30,9 @@ def evaluate(
 
     `loss_fn` must average over its targets, or say `reduction="sum"`. Targets are counted, whatever their axes (one a
     sample, a token, a pixel), but for those that the loss ignores. The accuracy is that of class numbers against
-    scores, or of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes. Every module's
-    train/eval mode is put back.
+    scores, or of one logit (of `nn.BCELoss`, one probability) a target; None where there are no classes, or where two
+    axes of the scores could be theirs (a sequence as long as there are classes, with a `loss_fn` of your own). Every
+    module's train/eval mode is put back.
 
     Raises:
         ValueError: no batch in `data`; a batch that is not a pair of tensors or has no sample; a loss of many numbers;
@@ -67,8 +69,8 @@ def mean_score(
         loss, hits = score(inputs, targets)
         batches_seen += 1
         counted = targets != misuse.option_of(loss_fn, "ignore_index", misuse.IGNORED)
-        if targets.is_floating_point():
-            counted = torch.ones_like(counted)
+        if targets.is_floating_point():  # for cross-entropy a target is a distribution, along axis 1
+            counted = torch.ones_like(counted[:, 0] if _of_classes(loss_fn) else counted)
         number = counted.sum().item()
         weight = _weight(loss_fn, targets, counted)
         if weight:
@@ -86,31 +88,47 @@ def mean_score(
 def _weight(loss_fn: Callable, targets: Tensor, counted: Tensor) -> float:
     """What the mean of a batch was divided by: the number of targets, or the sum of their classes' weights."""
     weights = misuse.option_of(loss_fn, "weight", None)
-    if isinstance(weights, Tensor) and weights.ndim == 1 and not targets.is_floating_point():
+    if isinstance(weights, Tensor) and _of_classes(loss_fn) and not targets.is_floating_point():
         return weights.to(targets.device)[targets[counted]].double().sum().item()
     return counted.sum().item()
 
 
+def _of_classes(loss_fn: Callable) -> bool:
+    """Whether it is one of torch's two losses that divide by the weights of the targets' classes."""
+    kinds, functions = (nn.CrossEntropyLoss, nn.NLLLoss), (F.cross_entropy, F.nll_loss)
+    return isinstance(loss_fn, kinds) or getattr(loss_fn, "func", loss_fn) in functions
+
+
+def _of_probabilities(model: nn.Module, loss_fn: Callable) -> bool:
+    """Whether one output is a probability: the model ends in a Sigmoid, or the loss is a BCELoss, or calls one."""
+    held, names = [getattr(loss_fn, "func", loss_fn), list(model.modules())[-1]], ()
+    if isinstance(loss_fn, nn.Module):
+        held += loss_fn.modules()
+    elif inspect.isfunction(loss_fn):
+        seen, names = inspect.getclosurevars(loss_fn), loss_fn.__code__.co_names
+        held += [*seen.nonlocals.values(), *seen.globals.values()]
+    called = any(one is F.binary_cross_entropy or isinstance(one, nn.BCELoss | nn.Sigmoid) for one in held)
+    return called or "binary_cross_entropy" in names
+
+
 def right_answers(model: nn.Module, outputs: Any, targets: Tensor, loss_fn: Callable) -> Tensor | None:
     """For each target whether the outputs name it; None where they are no class scores."""
-    binary = (nn.BCELoss, nn.BCEWithLogitsLoss)
-    of_pairs = isinstance(loss_fn, binary) or loss_fn in (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    kinds, functions = (nn.BCELoss, nn.BCEWithLogitsLoss), (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
+    of_pairs = isinstance(loss_fn, kinds) or getattr(loss_fn, "func", loss_fn) in functions
     outputs = getattr(outputs, "logits", outputs)
-    if not isinstance(outputs, Tensor) or targets.is_complex():
+    if not isinstance(outputs, Tensor) or outputs.ndim == 0 or targets.is_complex():
         return None
     if targets.is_floating_point() and not (of_pairs and ((targets == 0) | (targets == 1)).all()):
         return None
     if outputs.numel() == targets.numel():
         if not ((targets == 0) | (targets == 1)).all():
             return None
-        last = list(model.modules())[-1]
-        probability = (
-            isinstance(loss_fn, nn.BCELoss) or loss_fn is F.binary_cross_entropy or isinstance(last, nn.Sigmoid)
-        )
-        return (outputs.reshape(targets.shape) > (0.5 if probability else 0)) == targets.bool()
+        threshold = 0.5 if _of_probabilities(model, loss_fn) else 0
+        return (outputs.reshape(targets.shape) > threshold) == targets.bool()
     by_axis_1 = outputs.ndim > 1 and outputs.shape[:1] + outputs.shape[2:] == targets.shape
     if by_axis_1:
-        return outputs.argmax(1) == targets
+        unclear = outputs.ndim > 2 and outputs.shape[:-1] == targets.shape and not _of_classes(loss_fn)
+        return None if unclear else outputs.argmax(1) == targets
     if outputs.numel() // outputs.shape[-1] == targets.numel():  # classes last: [N, T, C], or flat on one side
         return outputs.argmax(-1).reshape(targets.shape) == targets
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -168,6 +169,9 @@ def check_parts(model: Any, functions: dict[str, Any], **loaders: Any) -> None:
         raise ValueError(f"model is of type {type(model).__name__}: give a torch.nn.Module.")
     for name, batches in loaders.items():
         what = type(batches).__name__
+        pairs = name == "val" or "train_step" not in functions
+        if pairs and isinstance(batches, tuple) and len(batches) == 2 and isinstance(batches[0], Tensor):
+            raise ValueError(f"{name} is a pair of tensors: give lrtut.batches(*{name}), or a list of such pairs.")
         iterable = isinstance(batches, Iterable) or hasattr(batches, "__getitem__")
         if not iterable or isinstance(batches, str | bytes | dict | Tensor | type):
             raise ValueError(f"{name} is of type {what}: give a list, a DataLoader or lrtut.batches().")
@@ -178,6 +182,26 @@ def check_parts(model: Any, functions: dict[str, Any], **loaders: Any) -> None:
     for name, function in functions.items():
         if not callable(function) or isinstance(function, type):
             raise ValueError(f"{name}={function!r}: give a function (of a loss class, make an object of it).")
+        given = {"loss_fn": ("outputs", "targets"), "train_step": ("batch",)}[name]
+        refused = refuses(getattr(function, "forward", function), given)
+        if refused is not None:
+            raise ValueError(
+                f"{name} takes ({', '.join(refused)}), and is given ({', '.join(given)}): give a function of these"
+                + (", or a train_step." if name == "loss_fn" else ".")
+            )
+
+
+def refuses(function: Callable, given: Sequence) -> list[str] | None:
+    """The parameters of `function` if it does not take the arguments `given`; None if it does, or cannot be asked."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*given)
+    except TypeError:
+        return list(signature.parameters)
+    return None
 
 
 def check_trains(model: nn.Module, optimizer: Optimizer) -> None:
@@ -218,7 +242,7 @@ def innermost(wrapped: Any, attribute: str) -> Any:
 
 def check_steps(name: str, scheduler: Any) -> None:
     """Raise TypeError unless `scheduler` is an object with `step()`, of torch or of another library."""
-    if isinstance(scheduler, type) or not callable(getattr(scheduler, "step", None)):
+    if isinstance(scheduler, type | Optimizer) or not callable(getattr(scheduler, "step", None)):
         raise TypeError(
             f"{name} {short(scheduler)}: it must be one scheduler, made with the optimizer, as in "
             "StepLR(optimizer, 10). Several become one by ChainedScheduler or SequentialLR."
@@ -228,7 +252,8 @@ def check_steps(name: str, scheduler: Any) -> None:
 def check_owner(scheduler: LRScheduler, optimizer: Optimizer, expected: str) -> None:
     """Raise ValueError unless `scheduler` was made for `optimizer` (`expected`: that one, in words)."""
     mine = innermost(getattr(scheduler, "optimizer", optimizer), "optimizer")
-    if mine is not innermost(optimizer, "optimizer"):
+    shared = getattr(mine, "param_groups", None) is optimizer.param_groups  # of wrappers such as SAM
+    if mine is not innermost(optimizer, "optimizer") and not shared:
         raise ValueError(f"this {type(scheduler).__name__} belongs to another optimizer: make it with {expected}.")
 
 
@@ -270,28 +295,28 @@ def check_scheduler(
 # --- data ---------------------------------------------------------------------------------------------------------
 
 
-def check_length(data: Iterable) -> tuple[int | None, bool]:
+def check_length(data: Iterable, purpose: str = "train on") -> tuple[int | None, bool]:
     """The number of batches in `data`, None if it has no length; and whether that number can be relied on.
 
     Streams, and batch samplers of other libraries, may yield another number. Raises ValueError if it is zero.
     """
     try:
         steps = len(data)
-    except (TypeError, NotImplementedError):
+    except Exception:  # those of other libraries raise what they like
         return None, False
     if steps == 0:
-        raise no_batch(1)
+        raise no_batch(1, purpose)
     if not isinstance(data, DataLoader):
         return steps, True
     own_sampler = type(data.batch_sampler) not in (BatchSampler, type(None))
     return steps, not (own_sampler or isinstance(data.dataset, IterableDataset))
 
 
-def no_batch(epoch: int) -> ValueError:
+def no_batch(epoch: int, purpose: str = "train on") -> ValueError:
     """The error for data that gave no batch in this epoch."""
     if epoch > 1:
         return ValueError(f"data gave no batch in epoch {epoch}: they can be passed over only once. Give a list.")
-    return ValueError("no batch to train on: the iterable is empty (drop_last with fewer samples than a batch?).")
+    return ValueError(f"no batch to {purpose}: the iterable is empty (drop_last with fewer samples than a batch?).")
 
 
 def check_reusable(epochs: int, **loaders: Any) -> None:
@@ -336,6 +361,11 @@ def explain_inputs(model: nn.Module, inputs: Tensor, error: Exception) -> None:
                 f"a batch of one sample, of shape {list(inputs.shape)}, and BatchNorm needs two to train: leave an "
                 "incomplete last batch out (drop_last=True), or take larger batches."
             ) from error
+    if isinstance(error, TypeError) and (refused := refuses(model.forward, [inputs])):
+        raise ValueError(
+            f"model takes ({', '.join(refused)}), and is given the inputs alone: give a train_step, or "
+            "wrap it in a module that takes them apart."
+        ) from error
     if inputs.is_inference():
         raise ValueError("inputs were made in torch.inference_mode(): make them outside, or .clone() them.") from error
     weights = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -388,7 +418,7 @@ def explain_targets(outputs: Any, targets: Tensor, loss_fn: Callable, error: Exc
     for way_out, convert in _CONVERSIONS.items() if by_torch else ():
         try:
             converted = convert(targets)
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings(action="error"):  # of targets repeated along an axis
                 loss_fn(outputs, converted)
             same = torch.equal(
                 converted.flatten().double(), targets.flatten().double()
@@ -428,6 +458,8 @@ def check_loss(loss: Any) -> None:
         raise ValueError(
             f"the loss is of shape {list(loss.shape)}: loss_fn must return one number (a mean: reduction='mean')."
         )
+    if loss.is_complex():
+        raise ValueError("the loss is complex: loss_fn must return a real number, such as loss.abs() or loss.real.")
 
 
 def check_gradient(loss: Tensor) -> None:
@@ -441,8 +473,11 @@ def check_gradient(loss: Tensor) -> None:
 
 def check_step_loss(loss: Any) -> Any:
     """What a train_step returned. Raise ValueError unless it is one number, in a tensor or bare."""
-    one = loss.numel() == 1 if isinstance(loss, Tensor) else isinstance(loss, Real | np.ndarray) and np.size(loss) == 1
+    if isinstance(loss, Tensor):
+        one = loss.numel() == 1 and not loss.is_complex()
+    else:
+        one = isinstance(loss, Real | np.ndarray) and np.size(loss) == 1
     if not one:
-        what = f"of shape {list(loss.shape)}" if isinstance(loss, Tensor) else short(loss)
+        what = f"of shape {list(loss.shape)}, {loss.dtype}" if isinstance(loss, Tensor) else short(loss)
         raise ValueError(f"the loss that train_step returned is {what}: return one number (a mean, a sum).")
     return loss

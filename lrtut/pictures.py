@@ -57,7 +57,7 @@ def plot_images(
 def _pictures(x: Any) -> np.ndarray:
     """`[N, H, W]`, or in colour `[N, H, W, 4]`, 0 to 1."""
     check_kind("x", x, torch.Tensor | np.ndarray, "give a tensor of images, [N, 1, H, W] or [N, 3, H, W]")
-    x = torch.as_tensor(x).detach().cpu()
+    x = torch.as_tensor(np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x).detach().cpu()
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.numel() == 0 or x.is_complex():
         raise ValueError(
             f"x is of shape {list(x.shape)} and type {x.dtype}: give images [N, 1, H, W], or [N, 3, H, W] in "

@@ -89,7 +89,7 @@ def plot_paths(
     ax = axes_or_new(ax)
     for i, (key, color) in enumerate(colors.items()):
         style = {"marker": _MARKERS[i % len(_MARKERS)], "markevery": len(paths[key]) // 25 + 1, "ls": _LINES[i % 4]}
-        ax.plot(paths[key], color=color, **style, **_named(labels[key], key == marked))
+        ax.plot(paths[key], color=color, **style, **_named(labels[key], guess is not None and key == marked))
     if guess is not None and marked is None:
         ax.plot([], [], color=_GREY, marker="*", ms=10, ls="none", label=f"your guess: {guess:g}")
     return finish(ax, xlabel, ylabel, title, _legend_title(paths))
@@ -134,7 +134,7 @@ def plot_loss(
         lost, count = sum(run.diverged for run in runs[key]), len(runs[key])
         end = f"{lost} of {count} diverged" if lost and count > 1 else "diverged" if lost else ""
         label = ", ".join(filter(None, [labels[key], end]))
-        ax.plot(steps, loss, color=color, ls=_LINES[i % 4], **_named(label, key == marked))
+        ax.plot(steps, loss, color=color, ls=_LINES[i % 4], **_named(label, guess is not None and key == marked))
         if 2 * lost >= count and len(steps):
             ax.plot(
                 steps[-1],
@@ -192,7 +192,7 @@ def plot_lr(
         rates = curves[key]
         x = np.arange(len(rates) + 1) / (steps_per_epoch or 1)  # the last rate lasts a step too
         style = {"color": color, "ls": _LINES[i % 4], "drawstyle": "steps-post"}
-        ax.plot(x, np.append(rates, rates[-1]), **style, **_named(labels[key], key == marked))
+        ax.plot(x, np.append(rates, rates[-1]), **style, **_named(labels[key], guess is not None and key == marked))
     _line_at(ax, guess, marked)
     low, high = _limits(ax)
     ax.autoscale(axis="y")  # a panel that shares the axis may have set its lower end
@@ -209,7 +209,9 @@ def final_loss(result: Any) -> float:
     """
     if isinstance(result, History):
         return math.nan if result.diverged or not result.loss else (result.val_loss or result.loss)[-1]
-    if not isinstance(result, Real | np.ndarray | torch.Tensor) or np.size(result) != 1:
+    if isinstance(result, np.ndarray | torch.Tensor) and math.prod(result.shape) == 1:
+        result = result.item()
+    if not isinstance(result, Real):
         raise TypeError(f"the result of a run is {short(result)}: run() must return a History or a number.")
     return float(result)
 
@@ -383,7 +385,7 @@ def _line_at(ax: Axes, guess: Any, marked: Any) -> None:
 
 
 def label_of(key: Any) -> str:
-    return f"{key:g}" if isinstance(key, Real) else str(key)
+    return f"{float(key):g}" if isinstance(key, Real) else str(key)
 
 
 def _legend_title(curves: Mapping[Any, Any]) -> str | None:

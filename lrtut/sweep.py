@@ -88,7 +88,11 @@ def sweep(
     runs: list[Run | None] = [keeping.read(file) if file else None for file in files]
     threads = torch.get_num_threads()
     futures: dict[Future, int] = {}
-    own = None if executor is not None else ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep")
+    here = torch.get_default_device()  # threads do not inherit it; None is faster than the CPU by name
+    own = None
+    if executor is None:
+        device = (None if here.type == "cpu" else here,)
+        own = ThreadPoolExecutor(min(usable_cores(), len(pairs)), "lrtut-sweep", torch.set_default_device, device)
     drew = False
     try:
         sent = _sent_once(run, executor)

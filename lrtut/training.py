@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import html
-import inspect
 import math
 import signal
 import threading
@@ -138,7 +137,8 @@ def train(
             an empty iterable; a rate that is negative or not finite; `epochs` below 1; an optimizer that needs a
             closure; a `val` that can be passed over only once; a batch that is not a pair of tensors or has no sample;
             a loss of many numbers or without a gradient; targets out of range; a batch of one for BatchNorm; an
-            optimizer without a rate, or without the model's parameters.
+            optimizer without a rate, or without the model's parameters; a call within `torch.inference_mode()` or
+            `torch.autocast()`.
         TypeError: inputs of another type than the model's weights; a loss that is not a tensor; no scheduler.
         KeyboardInterrupt: raised again once the step in hand is complete, or from the error that ended it (workers of a
             DataLoader get Ctrl-C too). Whatever ends the run, the attribute `history` of the exception holds what was
@@ -150,11 +150,13 @@ def train(
     data, val = in_batches(data, val, batch_size, seed)
     called = {"loss_fn": loss_fn} if train_step is None else {"loss_fn": loss_fn, "train_step": train_step}
     misuse.check_parts(model, called, data=data, **({} if val is None else {"val": val}))
+    misuse.check_context(device_of(model))
     misuse.current_rates(optimizer)
     if train_step is None:
         misuse.check_optimizer(optimizer, "give a train_step that calls it with one")
         misuse.check_trains(model, optimizer)
     steps, sure = misuse.check_length(data)
+    misuse.check_length(val, "validate on")
     misuse.check_reusable(epochs, data=data, val=val)
     misuse.check_scheduler(scheduler, scheduler_step, optimizer, epochs=epochs, steps=steps, sure=sure, val=val)
     advance = stepping(scheduler)
@@ -219,11 +221,16 @@ def stepping(scheduler: Any) -> Callable[..., None]:
             scheduler.step(*([done] if timed else []), metric)
 
         return look
-    try:
-        inspect.signature(scheduler.step).bind()
-    except TypeError:  # it does not count by itself, as timm's
-        return lambda done, history=None: scheduler.step(done)
-    return lambda done, history=None: scheduler.step()
+    wanted = misuse.refuses(scheduler.step, [])
+    if wanted is None:
+        return lambda done, history=None: scheduler.step()
+    # It does not count by itself, as timm's.
+    if misuse.refuses(scheduler.step, [0]) or "metric" in wanted[0] or "loss" in wanted[0]:
+        raise TypeError(
+            f"scheduler is {misuse.short(scheduler)}, with step({', '.join(wanted)}): give one whose step() takes "
+            "nothing, or only how many epochs or batches are done."
+        )
+    return lambda done, history=None: scheduler.step(done)
 
 
 def in_batches(data: Any, val: Any, batch_size: int, seed: int) -> tuple[Iterable, Iterable | None]:
@@ -251,7 +258,7 @@ def _epoch(
         if train_step is not None:
             model.zero_grad()  # also what the optimizer does not have
             loss = misuse.check_step_loss(train_step(batch))
-            yield torch.as_tensor(loss).detach().reshape(()), rates
+            yield torch.as_tensor(loss, device=device).detach().reshape(()), rates  # some may be numbers
             continue
         inputs, targets = on_device(batch, device)
         _, loss = forward(model, inputs, targets, loss_fn)

@@ -253,7 +253,7 @@ def lr_range_test(
             losses.append(loss)
             bar.update()
             if len(losses) == FIRST:
-                top = ceiling(losses)
+                top = min(ceiling(losses), _LARGEST)
             # Asked here and not in the function alone: this loop is to cost little beside the smallest network's step.
             if stop_when_diverged and not -_LARGEST <= loss <= top and _past_help(lrs, losses, top):
                 bar.total = bar.n  # it ends here: tqdm would show an unfinished bar in red

@@ -6,6 +6,7 @@ on the usable part of a curve, which `usable` cuts out.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -49,9 +50,14 @@ def usable(lrs: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def ceiling(losses: Sequence[float]) -> float:
-    """The loss above which a run counts as broken; it works for negative losses too."""
-    level = float(statistics.median(losses[:FIRST]))
-    return level + (CEILING - 1) * abs(level)
+    """The loss above which a run counts as broken, also where losses are negative or scatter around zero.
+
+    Infinite where the first ones are zero: that is no scale.
+    """
+    first = [float(loss) for loss in losses[:FIRST]]
+    level = statistics.median(first)
+    scatter = statistics.median(abs(loss - level) for loss in first)  # of positive losses, never above their level
+    return level + (CEILING - 1) * max(abs(level), scatter) if level or scatter else math.inf
 
 
 def smooth(lrs: np.ndarray, losses: np.ndarray, *, width: float = WIDTH) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lrtut import misuse
 from lrtut.training import held_back
@@ -41,9 +41,9 @@ def restored(
     - what dicts, lists, sets, tensors, arrays, random generators, modules and optimizers among these hold, however
       deep; and what hooks and `loss_fn` refer to: the object whose method they are, the arguments of a partial, the
       variables that they close over, globals. A list that such a function only appends to is a log, and stays;
-    - the attributes of loaders, their samplers and datasets, with all that a sampler holds but the data themselves, and
-      the random generators of all three. Workers that stay alive (`persistent_workers=True`) end if the block started
-      them;
+    - the attributes of loaders, and of the loaders, samplers, datasets and functions (`collate_fn`, transforms) that
+      these hold, however deep, with all that a sampler holds but the data themselves, and the random generators and
+      modules of all. Workers that stay alive (`persistent_workers=True`) end if the block started them;
     - the random states of torch (CPU and the devices in use), numpy and Python;
     - what `restore` names: anything with `state_dict()` and `load_state_dict()`, or objects by their attributes.
 
@@ -57,12 +57,13 @@ def restored(
         Exception: the first error met while putting things back; everything else has been put back.
     """
     misuse.check_model(model)
-    parts = _parts(loaders)
+    parts, states = _parts(loaders)
     samplers = [getattr(part, name, None) for part in parts for name in ("sampler", "batch_sampler")]
+    samplers += [part for part in parts if isinstance(part, Sampler)]
     data = [getattr(part, name, None) for part in parts for name in ("dataset", "data_source")]
     state = getattr(optimizer, "state", None)  # beside vars(): they may be properties
     roots = [model, optimizer, vars(optimizer), optimizer.param_groups, state, loss_fn, *_attributes(loss_fn)]
-    roots += _generators(parts)
+    roots += states
     for sampler in samplers:
         roots += [held for held in getattr(sampler, "__dict__", {}).values() if not any(held is one for one in data)]
     undo = [_keep_random(), *(_keep_items(vars(part)) for part in parts if hasattr(part, "__dict__"))]
@@ -151,7 +152,7 @@ def _referenced(function: FunctionType | MethodType | partial) -> list[Any]:
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is empty
             found.append(cell.cell_contents)
-    return [*found, *(function.__defaults__ or ())]
+    return [*found, *(function.__defaults__ or ()), function.__kwdefaults__, vars(function)]
 
 
 def _attributes(value: Any) -> list[dict]:
@@ -272,18 +273,30 @@ def _keep_random() -> _Undo:
     return back
 
 
-def _parts(loaders: tuple[Any, ...]) -> list[Any]:
-    """The loaders, their samplers and datasets, and the samplers and datasets of these in turn."""
+def _parts(loaders: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
+    """The loaders, what they pass over or call, and so on; and the random generators and modules of all these."""
     found: dict[int, Any] = {}
-    waiting = list(loaders)
+    states, waiting = [], list(loaders)
     while waiting:
         part = waiting.pop()
-        if id(part) not in found:
-            found[id(part)] = part
-            waiting += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset")]
-    return list(found.values())
+        if id(part) in found:
+            continue
+        found[id(part)] = part
+        held = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset", "generator")]
+        held += _referenced(part) if isinstance(part, _CALLED) else getattr(part, "__dict__", {}).values()
+        for value in held:
+            several = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            )
+            states += [one for one in several if isinstance(one, (*_RANDOM, nn.Module))]
+            waiting += [one for one in several if _is_part(one)]
+    return list(found.values()), states
 
 
-def _generators(parts: list[Any]) -> list[Any]:
-    values = [(getattr(part, "generator", None), *getattr(part, "__dict__", {}).values()) for part in parts]
-    return [value for attributes in values for value in attributes if isinstance(value, _RANDOM)]
+def _is_part(value: Any) -> bool:
+    """Whether it is passed over or called, and has attributes. A pass that has begun cannot be put back."""
+    if isinstance(value, _CALLED):
+        return True
+    if not hasattr(value, "__dict__") or isinstance(value, (*_KEPT, type, ModuleType, Iterator)):
+        return False
+    return any(hasattr(type(value), name) for name in ("__iter__", "__getitem__", "__call__"))

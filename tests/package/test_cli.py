@@ -1,5 +1,6 @@
 """The command `lrtut`: what it prints, its exit status, and what it says of a call that it cannot carry out."""
 
+import io
 import os
 import re
 import signal
@@ -89,6 +90,21 @@ def test_a_reader_of_the_output_that_goes_away_is_no_error(checkout):
     listing = subprocess.Popen([sys.executable, "-m", "lrtut.cli", "list"], stdout=pipe, stderr=pipe)
     listing.stdout.close()
     assert listing.stderr.read() == b"" and listing.wait() == 141
+
+
+@pytest.mark.parametrize("output", [None, io.TextIOWrapper(io.BytesIO(), encoding="ascii")], ids=["closed", "ascii"])
+def test_the_list_is_no_error_whatever_the_output(output, checkout, monkeypatch):
+    lesson = next(checkout.glob("notebooks/01*"))
+    lesson.write_text(lesson.read_text(encoding="utf-8").replace("# ", "# γ ", 1), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert cli.main(["list"]) == 0
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_a_full_disk_is_one_line_and_status_2(checkout):
+    with open("/dev/full", "w") as full:
+        listing = subprocess.run([sys.executable, "-m", "lrtut.cli", "list"], stdout=full, stderr=subprocess.PIPE)
+    assert listing.returncode == 2 and listing.stderr.startswith(b"lrtut: ") and listing.stderr.count(b"\n") == 1
 
 
 CANNOT = {

@@ -48,3 +48,18 @@ def test_what_it_cannot_do():
     frozen = mlp(device="cpu").requires_grad_(False)
     with pytest.raises(ValueError, match="no weight that requires a gradient"):
         sharpness(frozen, x, y)
+
+
+def test_a_weight_without_a_part_in_the_loss_is_no_curve():
+    class Spare(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 3)
+            self.spare = nn.Parameter(torch.ones(5))
+
+    torch.manual_seed(0)
+    model, x, y = Spare(), torch.randn(10, 4), torch.arange(10) % 3
+    value, vector = sharpness(model, x, y)
+    model.spare = None
+    assert not vector[-5:].any() and sharpness(model, x, y, vector=vector[:-5])[0] == pytest.approx(value, rel=0.01)
+    with pytest.raises(ValueError, match=r"convert them, by targets\.long\(\)"):
+        sharpness(model, x, y.float())

@@ -16,10 +16,16 @@ from lrtut import evaluate, train
 NAMED = torch.arange(6) % 3
 PIXELS = torch.arange(16).view(4, 2, 2) % 3
 FOUR = torch.zeros(4).long()
+LIKELY = nn.BCELoss()
+SCORES, WEIGHTS = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), torch.tensor([0.1, 5.0])
 
 
 def flat(outputs, targets):
     return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+
+def of_probability(outputs, targets):
+    return LIKELY(outputs.squeeze(1), targets.float())
 
 
 def of_one_logit(outputs, targets):
@@ -35,6 +41,15 @@ KINDS = {  # outputs, targets, loss, accuracy
     "one logit": (torch.tensor([[-1.0], [2], [3], [-4]]), torch.tensor([0, 1, 0, 0]), of_one_logit, 0.75),
     "one probability": (torch.tensor([0.2, 0.9, 0.4, 0.3]), torch.tensor([0.0, 1, 1, 0]), nn.BCELoss(), 0.75),
     "labels": (torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[1.0, 0], [0, 1]]), nn.BCEWithLogitsLoss(), 0.75),
+    "a probability, to a function": (torch.tensor([[0.2], [0.9], [0.4]]), torch.tensor([0, 1, 0]), of_probability, 1),
+    "labels, by a partial": (
+        torch.tensor([[1.0, -1], [1, 1]]),
+        torch.tensor([[1.0, 0], [0, 1]]),
+        functools.partial(F.binary_cross_entropy_with_logits, pos_weight=torch.tensor([1.0, 2])),
+        0.75,
+    ),
+    "weighted, but divided by the number": (SCORES, torch.tensor([1, 1, 0]), nn.MultiMarginLoss(weight=WEIGHTS), 2 / 3),
+    "as many tokens as classes": (torch.eye(3).repeat(4, 1, 1), NAMED[:3].repeat(4, 1), flat, None),
     "numbers": (torch.zeros(4, 1), torch.ones(4, 1), F.mse_loss, None),
 }
 
@@ -49,8 +64,9 @@ def test_loss_and_accuracy_count_targets(outputs, targets, loss_fn, accuracy):
 @pytest.mark.parametrize(
     "loss_fn", [nn.CrossEntropyLoss(reduction="sum"), functools.partial(F.cross_entropy, reduction="sum")]
 )
-def test_a_sum_is_shared_among_the_samples(loss_fn):
-    loss, _ = evaluate(nn.Identity(), [(torch.zeros(4, 2), FOUR)] * 2, loss_fn)
+@pytest.mark.parametrize("targets", [FOUR, torch.full((4, 2), 0.5)], ids=["classes", "distributions"])
+def test_a_sum_is_shared_among_the_samples(loss_fn, targets):
+    loss, _ = evaluate(nn.Identity(), [(torch.zeros(4, 2), targets)] * 2, loss_fn)
     assert loss == pytest.approx(0.6931472)
 
 
@@ -95,6 +111,20 @@ def test_what_cannot_be_explained_says_what_model_and_loss_got():
     with pytest.raises(ValueError) as caught:
         evaluate(nn.Linear(4, 3), [samples()], lambda outputs, targets: F.nll_loss(outputs, targets[:5]))
     assert "loss_fn got outputs of shape [60, 3]" in caught.value.__notes__[0]
+
+
+def test_a_model_that_returns_its_loss_has_no_accuracy():
+    class Model(nn.Module):
+        def forward(self, x):
+            return x.mean()
+
+    assert evaluate(Model(), [(torch.ones(4, 2), FOUR)], lambda loss, targets: loss) == (1.0, None)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+def test_no_conversion_that_repeats_the_targets_is_advised():
+    with pytest.raises(RuntimeError, match="must match the size"):
+        evaluate(nn.Identity(), [(torch.zeros(4, 3), FOUR)], F.mse_loss)
 
 
 def test_no_conversion_that_changes_the_targets_is_advised():

@@ -12,6 +12,7 @@ from toy import network, samples, sgd
 from lrtut import evaluate, lr_range_test, train
 
 X, Y = samples(10)
+EPOCHS = {train: {"epochs": 1}}
 
 
 def training(model, data, loss_fn=F.cross_entropy, optimizer=None):
@@ -87,10 +88,11 @@ def test_trains_also_where_gradients_are_off_and_says_where_it_cannot():
     expected = range_test(network(), [(X, Y)]).loss.tolist()
     with torch.no_grad():
         assert range_test(network(), [(X, Y)]).loss.tolist() == expected and not torch.is_grad_enabled()
-    with torch.inference_mode(), pytest.raises(ValueError, match="called within torch.inference_mode"):
-        range_test(network(), [(X, Y)])
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
-        range_test(network(), [(X, Y)])
+    for use in (training, range_test):
+        with torch.inference_mode(), pytest.raises(ValueError, match="called within torch.inference_mode"):
+            use(network(), [(X, Y)])
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match="autocast"):
+            use(network(), [(X, Y)])
     with torch.inference_mode():
         made, inputs = network(), X.clone()
     with pytest.raises(ValueError, match=r"parameter 0.weight was made in torch.inference_mode\(\)"):
@@ -124,6 +126,32 @@ def test_a_model_without_parameters():
     assert evaluate(model, [(X, Y)])[0] == F.cross_entropy(X[:, :3], Y).item()
     train(model, torch.optim.SGD([scale], lr=0.1), [(X, Y)], epochs=1, loss_fn=lambda out, y: (out * scale).sum())
     assert scale.item() != 1
+
+
+class Translates(nn.Linear):
+    def forward(self, source, target):
+        return super().forward(source)
+
+
+@everywhere
+def test_what_wants_other_arguments_is_named_with_what_it_takes(use):
+    taken = r"\(log_probs, targets, input_lengths, target_lengths\), and is given \(outputs, targets\): .* a train_step"
+    with pytest.raises(ValueError, match=f"loss_fn takes {taken}"):
+        use(network(), [(X, Y)], nn.CTCLoss())
+    with pytest.raises(ValueError, match=r"model takes \(source, target\), and is given the inputs alone"):
+        use(Translates(4, 3), [(X, Y)])
+
+
+@pytest.mark.parametrize("function", [train, lr_range_test])
+def test_a_train_step_that_takes_no_batch_is_refused(function):
+    with pytest.raises(ValueError, match=r"train_step takes \(\), and is given \(batch\)"):
+        function(model := network(), sgd(model), [(X, Y)], train_step=lambda: 1.0, **EPOCHS.get(function, {}))
+
+
+@everywhere
+def test_a_loss_that_is_complex_is_refused(use):
+    with pytest.raises(ValueError, match="the loss is complex: .* loss.abs"):
+        use(network(), [(X, Y)], lambda outputs, targets: (1j * outputs).sum())
 
 
 # --- targets ----------------------------------------------------------------------------------------------------------
@@ -172,6 +200,12 @@ def test_a_batch_that_is_not_a_pair_of_tensors(use, wrong, words):
 def test_data_that_yield_single_samples_are_refused(use):
     with pytest.raises(ValueError, match="is a TensorDataset, which yields single samples"):
         use(network(), TensorDataset(X, Y))
+
+
+@everywhere
+def test_a_pair_of_tensors_in_place_of_batches_is_refused(use):
+    with pytest.raises(ValueError, match=r"is a pair of tensors: give lrtut.batches\("):
+        use(network(), (X, Y))
 
 
 @in_training

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import matplotlib
@@ -171,6 +172,24 @@ def test_a_guess_may_be_a_group_and_in_a_sweep_a_rate():
     assert labels == ["group 0", "group 1, your guess"]
     (line,) = [line for line in lrtut.plot_sweep(RUNS, guess=0.1).lines if "guess" in line.get_label()]
     assert list(line.get_xdata()) == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("function", [lrtut.plot_loss, lrtut.plot_lr])
+def test_none_is_a_name_and_no_guess(function):
+    labels = [line.get_label() for line in function({None: history(), Fraction(1, 2): history()}).lines]
+    assert labels == ["None", "0.5"]
+
+
+@pytest.mark.parametrize("result", [torch.ones(()), torch.ones(1, 1, requires_grad=True), np.float32(1), np.ones(1)])
+def test_a_score_is_any_one_number(result):
+    (dot,) = [line for line in lrtut.plot_sweep([Run(0.1, 0, result)]).lines if line.get_marker() == "o"]
+    assert dot.get_ydata() == [1.0]
+
+
+def test_images_may_be_flipped_by_numpy():
+    image = np.arange(4.0).reshape(1, 1, 2, 2)
+    drawn = lrtut.plot_images(image[..., ::-1], columns=1).images[0].get_array()
+    assert drawn[-2:].tolist() == [[1, 0], [3, 2]]
 
 
 NOTHING = [

@@ -178,6 +178,12 @@ def test_a_fifth_of_a_decade_above_four_times_the_first_losses_ends_the_sweep(mo
     assert len(sweep(model, sgd(model), **given(*spikes)).loss) == 110
 
 
+@pytest.mark.parametrize("first", [[-1.0, 1.0] * 5, [0.0] * 10], ids=["scatter around zero", "zero"])
+def test_first_losses_without_a_level_end_nothing(first, model):
+    losses = iter(first + [0.5] * 20 + [math.inf])
+    assert len(sweep(model, sgd(model), pairs(), train_step=lambda batch: next(losses), steps=40).loss) == 31
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_ends_the_sweep_unless_told_otherwise(value, model):
     losses = [1.0] * 22 + [value] + [1.0] * 2

@@ -115,6 +115,7 @@ REFUSED = {
     "flat but for rounding": (1 + 1e-15 * (np.arange(200) % 3), "stands at 1 at every rate"),
     **{f"rising {s}": (noisy(RISING, s), "only rises between 1e-06 and 10.*smaller start_lr") for s in (0, 0.1)},
     **{f"flat, then rising {s}": (noisy(2.3 + 11.5 * GRID, s), "no rate between .* on it rises") for s in (0, 0.1)},
+    "zero, then rising": (np.r_[np.zeros(150), GRID[150:]], "no rate between .* on it rises"),
     "flat, then broken": (np.r_[noisy(np.full(150, 2.3), 0.1), [math.inf]], "no rate between.*smaller start_lr does"),
     **{f"falling {s}": (noisy(FALLING, s), "still falls at the end .*, at 10.*larger end_lr") for s in (0, 0.1)},
 }

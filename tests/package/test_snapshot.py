@@ -13,8 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 from toy import network, pairs, samples, sgd
+from tqdm import tqdm
 
 from lrtut import lr_range_test, train
 from lrtut.finder.snapshot import restored
@@ -331,7 +341,16 @@ class Drifting(nn.Module):
         return F.cross_entropy(outputs * self.scale, targets)
 
 
-@pytest.mark.parametrize("way", [lambda drifting: drifting.forward, partial], ids=["method", "partial"])
+def by_keyword(drifting):
+    def loss_fn(outputs, targets, *, held=drifting):
+        return held(outputs, targets)
+
+    return loss_fn
+
+
+@pytest.mark.parametrize(
+    "way", [lambda drifting: drifting.forward, partial, by_keyword], ids=["method", "partial", "keyword"]
+)
 def test_what_the_loss_holds_is_put_back_and_what_it_logs_is_kept(way):
     model, drifting, log = network(), Drifting(), []
     loss_fn, optimizer = way(drifting), torch.optim.SGD([*model.parameters(), drifting.scale], lr=0.1)
@@ -376,7 +395,77 @@ def with_workers_that_stay():
     return DataLoader(TensorDataset(*samples(40)), 10, shuffle=True, num_workers=1, persistent_workers=True)
 
 
-@pytest.mark.parametrize("make", [augmented, with_workers_that_stay])
+def shuffled(**kwargs):
+    return DataLoader(TensorDataset(*samples(40)), 10, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
+def concatenated():
+    return DataLoader(ConcatDataset([Augmented(), Augmented()]), 10)
+
+
+def with_a_noisy_collate():
+    noise = torch.Generator().manual_seed(2)
+
+    def collate(items):
+        x, y = default_collate(items)
+        return x + torch.randn(x.shape, generator=noise), y
+
+    return DataLoader(TensorDataset(*samples(40)), 10, collate_fn=collate)
+
+
+class Shifting(Drifting):
+    """Counts the batches in a buffer, and adds their number."""
+
+    def forward(self, items):
+        self.centre += 1
+        x, y = default_collate(items)
+        return x + self.centre, y
+
+
+def with_a_module_as_collate():
+    return DataLoader(TensorDataset(*samples(40)), 10, collate_fn=Shifting())
+
+
+class Passing(Sampler):
+    """A sampler around another."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __iter__(self):
+        return iter(self.inner)
+
+
+def of_a_sampler_in_a_sampler():
+    inner = RandomSampler(range(40), generator=torch.Generator().manual_seed(1))
+    return DataLoader(TensorDataset(*samples(40)), 10, sampler=Passing(inner))
+
+
+def in_a_bar():
+    return tqdm(shuffled(shuffle=True), disable=True)
+
+
+class InTurn:
+    def __init__(self):
+        self.loaders = {"one": shuffled(shuffle=True), "other": shuffled(shuffle=True)}
+
+    def __iter__(self):
+        return itertools.chain(*self.loaders.values())
+
+
+LOADERS = [
+    augmented,
+    with_workers_that_stay,
+    concatenated,
+    with_a_noisy_collate,
+    with_a_module_as_collate,
+    of_a_sampler_in_a_sampler,
+    in_a_bar,
+    InTurn,
+]
+
+
+@pytest.mark.parametrize("make", LOADERS)
 def test_a_loader_yields_what_it_yields_without_a_range_test(make):
     def next_batches(tested):
         torch.manual_seed(1)

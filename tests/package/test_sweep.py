@@ -33,6 +33,12 @@ def test_results_come_in_order_whoever_finishes_first():
     assert [r.seed for r in sweep(square, [1.0])] == [0]
 
 
+def test_threads_have_the_callers_default_device():
+    with torch.device("meta"):
+        runs = sweep(lambda lr, seed: torch.zeros(1).device.type, [0.1, 1.0])
+    assert [run.result for run in runs] == ["meta", "meta"]
+
+
 def test_a_failed_run_is_named_and_loses_no_other():
     def fails_once(lr, seed):
         if (lr, seed) == (0.1, 1):

@@ -146,6 +146,29 @@ def test_schedulers_of_others_are_stepped(kind):
     assert history.lr[::4] == pytest.approx([0.1, 0.05, 0.1 / 3])
 
 
+class Wrapper(torch.optim.Optimizer):
+    """Shares the groups of the optimizer that it wraps, as SAM does."""
+
+    def __init__(self, base):
+        super().__init__([torch.zeros(1)], {"lr": 9.0})
+        self.base_optimizer, self.param_groups = base, base.param_groups
+
+    def step(self, closure=None):
+        self.base_optimizer.step()
+
+
+def test_a_scheduler_of_a_wrapped_optimizer_is_stepped():
+    model, optimizer, data = setting()
+    history = train(model, Wrapper(optimizer), data, epochs=2, scheduler=StepLR(optimizer, 1))
+    assert history.lr[:: len(data)] == pytest.approx([0.1, 0.01])
+
+
+def test_a_train_step_may_return_a_number_whatever_the_default_device():
+    model, optimizer, data = setting()
+    with torch.device("meta"):
+        assert train(model, optimizer, data, epochs=1, train_step=lambda batch: 1.5).loss == [1.5] * len(data)
+
+
 def test_a_train_step_takes_any_batch():
     model, optimizer, data = setting(momentum=0.9)
 
@@ -174,7 +197,12 @@ class Short:
         return iter(pairs(40))
 
 
-@pytest.mark.parametrize("make", [lambda: DataLoader(Stream(), 10), Short, lambda: itertools.chain(pairs(40))])
+class Unsure(Short):
+    def __len__(self):
+        raise RuntimeError("ask the shards")
+
+
+@pytest.mark.parametrize("make", [lambda: DataLoader(Stream(), 10), Short, Unsure, lambda: itertools.chain(pairs(40))])
 def test_epochs_end_where_the_data_end(make):
     model, optimizer, val = setting()
     epochs = 1 if isinstance(make(), itertools.chain) else 2
@@ -390,6 +418,18 @@ def rate(value):
     return lambda optimizer: LambdaLR(optimizer, lambda step: value * 10)
 
 
+class Adaptive(Told):
+    """Told a metric, as ReduceLROnPlateau is, but not one."""
+
+    def step(self, metrics):
+        raise AssertionError
+
+
+class Demanding(Told):
+    def step(self, epoch, step):
+        raise AssertionError
+
+
 STREAM = DataLoader(Stream(), 10)
 BY_BATCH = {"scheduler_step": "batch"}
 MISUSES = {
@@ -403,6 +443,14 @@ MISUSES = {
     "plateau by batch": ({"scheduler": ReduceLROnPlateau, "val": pairs(10)} | BY_BATCH, "scheduler_step='epoch'"),
     "a negative rate": ({"scheduler": rate(-1.0)}, "learning rate -1.0 in parameter group 0"),
     "no rate": ({"scheduler": rate(math.nan)}, "learning rate nan in parameter group 0"),
+    "a scheduler of a metric": ({"scheduler": Adaptive}, r"scheduler is .*Adaptive.*, with step\(metrics\): give one"),
+    "a scheduler that wants more": ({"scheduler": Demanding}, r"scheduler is .*, with step\(epoch, step\): give one"),
+    "an optimizer as scheduler": (
+        {"scheduler": lambda optimizer: optimizer},
+        "it must be one scheduler, made with the optimizer",
+    ),
+    "val as a pair of tensors": ({"val": pairs(10)[0]}, r"val is a pair of tensors: give lrtut.batches\(\*val\)"),
+    "no batch to validate on": ({"val": []}, "no batch to validate on"),
     "no batch": ({"data": []}, "no batch to train on"),
     "data that are used up": ({"data": iter(pairs(10))}, "data is a list_iterator, used up after the first epoch"),
     "val that is used up": ({"val": iter(pairs(10))}, "val is a list_iterator, used up after the first epoch"),
