@@ -43,7 +43,8 @@ def sharpness(
         vector: where to start, `[weights]`; None draws a start from a fixed seed.
 
     Raises:
-        ValueError: `model` is no module or has no weight that requires a gradient; `vector` of another length.
+        ValueError: `model` is no module, or has no weight that requires a gradient; `vector` is zero, or of another
+            length.
     """
     check_parts(model, {"loss_fn": loss_fn})
     check_whole("iterations", iterations)
@@ -57,12 +58,16 @@ def sharpness(
     check_kind("vector", vector, Tensor, "give a tensor [weights], or None")
     if vector.shape != (count,):
         raise ValueError(f"vector has the shape {list(vector.shape)}: this model has {count} weights.")
+    if not vector.any():
+        raise ValueError("vector is zero: it has no direction. Give another, or None.")
 
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         loss = forward(model, inputs, targets, loss_fn)[1]
         check_gradient(loss)
         gradient = torch.autograd.grad(loss, weights, create_graph=True, materialize_grads=True)
         flat = torch.cat([g.flatten() for g in gradient])
+        if not flat.requires_grad:  # the loss is linear
+            return 0.0, vector / vector.norm()
 
         def iterate(vector: Tensor, shift: float) -> tuple[float, Tensor]:
             value = math.nan
@@ -70,6 +75,8 @@ def sharpness(
                 vector = vector / vector.norm()
                 product = torch.autograd.grad(flat, weights, vector, retain_graph=True, materialize_grads=True)
                 product = torch.cat([p.flatten() for p in product])
+                if not product.any():
+                    return 0.0, vector  # it is linear where it is now
                 value, vector = torch.dot(product, vector).item(), product + shift * vector
             return value, vector / vector.norm()
 

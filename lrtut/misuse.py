@@ -183,12 +183,17 @@ def check_parts(model: Any, functions: dict[str, Any], **loaders: Any) -> None:
         if not callable(function) or isinstance(function, type):
             raise ValueError(f"{name}={function!r}: give a function (of a loss class, make an object of it).")
         given = {"loss_fn": ("outputs", "targets"), "train_step": ("batch",)}[name]
-        refused = refuses(getattr(function, "forward", function), given)
-        if refused is not None:
-            raise ValueError(
-                f"{name} takes ({', '.join(refused)}), and is given ({', '.join(given)}): give a function of these"
-                + (", or a train_step." if name == "loss_fn" else ".")
-            )
+        check_takes(name, getattr(function, "forward", function), *given)
+
+
+def check_takes(name: str, function: Callable, *given: str) -> None:
+    """Raise ValueError unless `function` can be called with as many arguments as are named."""
+    refused = refuses(function, given)
+    if refused is not None:
+        raise ValueError(
+            f"{name} takes ({', '.join(refused)}), and is given ({', '.join(given)}): give a function of these"
+            + (", or a train_step." if name == "loss_fn" else ".")
+        )
 
 
 def refuses(function: Callable, given: Sequence) -> list[str] | None:

@@ -17,7 +17,17 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from lrtut.misuse import check_owner, check_rates, check_steps, check_whole, current_rates, numbers, plateau_of, short
+from lrtut.misuse import (
+    check_owner,
+    check_rates,
+    check_steps,
+    check_takes,
+    check_whole,
+    current_rates,
+    numbers,
+    plateau_of,
+    short,
+)
 from lrtut.training import History, stepping
 
 
@@ -153,6 +163,7 @@ def _metrics(metric: Any, steps: int) -> list[float]:
     if metric is None:
         raise ValueError("ReduceLROnPlateau looks at a metric: give metric=, a sequence or a function of the step.")
     if callable(metric) and not isinstance(metric, type):
+        check_takes("metric", metric, "step")
         metric = [metric(step) for step in range(steps)]
     way_out = "give one number for each step, or a function of the step"
     values = np.atleast_1d(numbers("metric", metric, way_out))

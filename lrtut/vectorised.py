@@ -79,8 +79,10 @@ def vectorised_sweep(
         ValueError, TypeError: as `sweep` and `train` do. Whatever ends it, the attribute `runs` of the exception holds
             the runs that are done.
     """
-    for name, function in {"make_model": make_model, "make_optimizer": make_optimizer}.items():
+    makers = {"make_model": (make_model, "seed"), "make_optimizer": (make_optimizer, "parameters", "lr")}
+    for name, (function, *given) in makers.items():
         misuse.check_kind(name, function, Callable, "give a function")
+        misuse.check_takes(name, function, *given)
     misuse.check_kind("schedule", schedule, Callable | None, "give a function of the step, as in lrtut.schedules")
     for name, number in {"epochs": epochs, "batch_size": batch_size, "at_once": at_once}.items():
         misuse.check_whole(name, number)

@@ -151,8 +151,14 @@ class RangeTest:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> RangeTest:
-        """What `to_dict` wrote."""
-        return cls(np.array(record["lrs"], float), np.array(record["loss"], float))
+        """What `to_dict` wrote. Raises ValueError for anything else."""
+        try:
+            lrs, loss = (np.array(record[name], float) for name in ("lrs", "loss"))
+        except (KeyError, TypeError, ValueError):
+            lrs = loss = np.empty(0)
+        if lrs.ndim != 2 or loss.shape != lrs.shape[:1]:
+            raise ValueError(f"record is {misuse.short(record)}: give what to_dict() returned.")
+        return cls(lrs, loss)
 
 
 def lr_range_test(

@@ -45,6 +45,11 @@ def test_what_it_cannot_do():
     x, y = torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"vector has the shape \[3\]"):
         sharpness(mlp(device="cpu"), x, y, vector=torch.ones(3))
+    model = nn.Linear(2, 1)
+    with pytest.raises(ValueError, match="vector is zero"):
+        sharpness(model, torch.ones(1, 2), torch.ones(1, 1), F.mse_loss, vector=torch.zeros(3))
+    linear = sharpness(model, torch.ones(1, 2), torch.ones(1, 1), lambda outputs, targets: outputs.sum())
+    assert linear[0] == 0 and linear[1].isfinite().all()
     frozen = mlp(device="cpu").requires_grad_(False)
     with pytest.raises(ValueError, match="no weight that requires a gradient"):
         sharpness(frozen, x, y)

@@ -196,6 +196,9 @@ def test_record_survives_json_and_is_shown(model):
     again = RangeTest.from_dict(json.loads(json.dumps(test.to_dict())))
     assert np.array_equal(again.lrs, test.lrs) and np.array_equal(again.loss, test.loss, equal_nan=True)
     assert again.lrs.dtype == again.loss.dtype == np.float64
+    for record in ({}, [], test.to_dict() | {"loss": [1.0]}, test.to_dict() | {"lrs": ["a"]}):
+        with pytest.raises(ValueError, match="record is .*: give what to_dict"):
+            RangeTest.from_dict(record)
     for shown in (repr(test), test._repr_html_()):
         assert all(words in shown for words in ("30", "in 2 groups", "none: the loss stands"))
 

@@ -126,3 +126,8 @@ def test_preview_takes_an_optimizer_as_a_template_and_leaves_it_alone(make):
         assert row.tolist() == [float(group["lr"]) for group in twin.param_groups]
         twin.step(), scheduler.step()
     assert str(template.state_dict()) == before and "initial_lr" not in template.param_groups[0]
+
+
+def test_a_metric_of_other_arguments_is_named():
+    with pytest.raises(ValueError, match=r"metric takes \(step, loss\), and is given \(step\)"):
+        preview(lambda o: ReduceLROnPlateau(o), lr=1.0, steps=2, metric=lambda step, loss: 1.0)

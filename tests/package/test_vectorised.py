@@ -167,3 +167,10 @@ def test_errors_are_those_of_train():
     for factor, message in ((-1.0, "Look at schedule"), (None, r"schedule\(0\) is None: return one number")):
         with pytest.raises(ValueError, match=message):
             vectorised_sweep(network, pairs(), [0.1], epochs=1, schedule=lambda step, factor=factor: factor)
+
+
+@pytest.mark.parametrize("name", ["make_model", "make_optimizer"])
+def test_functions_of_other_arguments_are_named(name):
+    makers = {"make_model": network, "make_optimizer": SGD} | {name: lambda: None}
+    with pytest.raises(ValueError, match=rf"{name} takes \(\), and is given"):
+        vectorised_sweep(data=pairs(), lrs=[0.1], epochs=1, **makers)
