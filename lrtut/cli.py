@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         broken = isinstance(error, BrokenPipeError)
         if not broken:
             print(f"lrtut: {error}", file=sys.stderr, flush=True)
-        for stream in (sys.stdout, sys.stderr):  # else Python complains as it ends
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # else Python complains as it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141 if broken else 2
 

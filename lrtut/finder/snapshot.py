@@ -24,6 +24,7 @@ from lrtut.training import held_back
 _Undo = Callable[[], None]
 _RANDOM = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _CALLED = (FunctionType, MethodType, partial)
+_STATES = (*_RANDOM, nn.Module)  # of loaders
 _KEPT = (Tensor, np.ndarray, nn.Module, Optimizer, dict, list, set, deque, tuple, *_RANDOM, *_CALLED)
 
 
@@ -285,10 +286,11 @@ def _parts(loaders: tuple[Any, ...]) -> tuple[list[Any], list[Any]]:
         held = [getattr(part, name, None) for name in ("sampler", "batch_sampler", "dataset", "generator")]
         held += _referenced(part) if isinstance(part, _CALLED) else getattr(part, "__dict__", {}).values()
         for value in held:
-            several = (
-                value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-            )
-            states += [one for one in several if isinstance(one, (*_RANDOM, nn.Module))]
+            if isinstance(value, dict):
+                several = value.values()
+            else:
+                several = value if isinstance(value, list | tuple) else [value]
+            states += [one for one in several if isinstance(one, _STATES)]
             waiting += [one for one in several if _is_part(one)]
     return list(found.values()), states
 

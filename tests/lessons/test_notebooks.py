@@ -68,8 +68,10 @@ def test_each_lesson_links_to_the_next():
 
 
 @each_lesson
-def test_an_assertion_is_in_a_check_and_a_check_says_what_it_checks(path):
+def test_an_assertion_is_in_a_check_which_is_folded_and_says_what_it_checks(path):
     for cell in code_cells(read(path)):
+        folded = (cell.metadata.get("cellView"), cell.metadata.get("jupyter")) == ("form", {"source_hidden": True})
+        assert folded == is_check(cell), cell.id  # in Colab, and in JupyterLab
         asserts = any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(python(cell.source))))
         assert asserts == is_check(cell) == bool(re.match(r"# (@title )?Check: ", cell.source)), cell.id
 
