@@ -48,8 +48,9 @@ def test_what_it_cannot_do():
     model = nn.Linear(2, 1)
     with pytest.raises(ValueError, match="vector is zero"):
         sharpness(model, torch.ones(1, 2), torch.ones(1, 1), F.mse_loss, vector=torch.zeros(3))
-    linear = sharpness(model, torch.ones(1, 2), torch.ones(1, 1), lambda outputs, targets: outputs.sum())
-    assert linear[0] == 0 and linear[1].isfinite().all()
+    for linear in (model, nn.Sequential(model, nn.ReLU())):  # without a curvature, with one that is zero
+        value, vector = sharpness(linear, torch.ones(1, 2), torch.ones(1, 1), lambda outputs, targets: outputs.sum())
+        assert value == 0 and vector.isfinite().all()
     frozen = mlp(device="cpu").requires_grad_(False)
     with pytest.raises(ValueError, match="no weight that requires a gradient"):
         sharpness(frozen, x, y)
