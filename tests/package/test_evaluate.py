@@ -42,6 +42,12 @@ KINDS = {  # outputs, targets, loss, accuracy
     "one probability": (torch.tensor([0.2, 0.9, 0.4, 0.3]), torch.tensor([0.0, 1, 1, 0]), nn.BCELoss(), 0.75),
     "labels": (torch.tensor([[1.0, -1], [1, 1]]), torch.tensor([[1.0, 0], [0, 1]]), nn.BCEWithLogitsLoss(), 0.75),
     "a probability, to a function": (torch.tensor([[0.2], [0.9], [0.4]]), torch.tensor([0, 1, 0]), of_probability, 1),
+    "a probability, to a lambda": (
+        torch.tensor([[0.2], [0.9], [0.4]]),
+        torch.tensor([0, 1, 0]),
+        lambda outputs, targets: F.binary_cross_entropy(outputs.squeeze(1), targets.float()),
+        1,
+    ),
     "labels, by a partial": (
         torch.tensor([[1.0, -1], [1, 1]]),
         torch.tensor([[1.0, 0], [0, 1]]),
